@@ -1,0 +1,58 @@
+"""The one command line: `codecvit VERB ...` (= `python -m codecvit VERB ...`).
+
+Each verb is a module with `main(argv: list[str]) -> int`; it is imported only when it is called, so
+that `codecvit pack` loads neither jax nor torch. A new verb is one line in VERBS.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "pack": ("data.pack", "videos and images -> record sets of patch sequences"),
+    "inspect": ("data.inspect", "counts and a contact sheet of a record set"),
+    "show": ("codec.show", "a picture of what the codec selection keeps of one video"),
+    "demo-data": ("data.demo", "write the demo data set: moving digits over photographs"),
+    "cluster": ("cluster.__main__", "record set -> k-means labels"),
+    "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
+    "probe": ("trainers.probe", "k-NN and linear probe of an encoder on labelled record sets"),
+    "export": ("convert.export", "checkpoint -> Hugging Face folder"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = ["usage: codecvit VERB [options]", "", "verbs:"]
+    lines += [f"  {verb:{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join([*lines, "", "`codecvit VERB --help` tells more about each."])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+      argv: the arguments after the program's name; those of the process by default.
+
+    Returns:
+      The exit status: 0 success, 1 the verb failed, 2 wrong usage.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from . import __version__
+
+        print(f"codecvit {__version__}")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        print(f"codecvit: no verb {verb!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f".{VERBS[verb][0]}", __package__ or "codecvit")
+    return module.main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Features -> k-means centres -> labels."""

@@ -1,0 +1,1 @@
+"""Training runs and the parts that they share."""

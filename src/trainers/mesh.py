@@ -1,0 +1,118 @@
+"""The device mesh and where each array lies on it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from .config import MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_SPEC = PartitionSpec(("data", "fsdp"))
+
+
+def start_processes() -> None:
+    """Joins the other processes of a multi-host run; does nothing in a run of one process.
+
+    A coordinator address, Slurm with several tasks, or a TPU pod says that there are several; jax
+    finds the rest out itself. Must be called before any other use of jax.
+    """
+    several = (
+        "JAX_COORDINATOR_ADDRESS" in os.environ
+        or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    )
+    if several:
+        jax.distributed.initialize()
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes data, fsdp and tensor over all devices.
+
+    Args:
+      config: axis sizes; one may be -1.
+      devices: the devices to use, all by default.
+
+    Raises:
+      ValueError: the sizes don't multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [getattr(config, axis) for axis in AXES]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(
+            f"config.mesh = {dict(zip(AXES, sizes, strict=True))}: "
+            "one size may be -1, the others >= 1"
+        )
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, len(devices) // -int(np.prod(sizes)))
+    if np.prod(sizes) != len(devices):
+        raise ValueError(
+            f"config.mesh asks for {' x '.join(map(str, sizes))} = {np.prod(sizes)} devices "
+            f"({', '.join(AXES)}), but {len(devices)} are there"
+        )
+    # Auto: linen and the partitioner place intermediates; make_mesh itself now defaults to
+    # Explicit.
+    return jax.make_mesh(
+        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def shard_tree(tree: Any, mesh: Mesh, config: MeshConfig) -> Any:
+    """The sharding of every leaf by the rules of the config.
+
+    Args:
+      tree: pytree of arrays or ShapeDtypeStructs: parameters, optimiser state, the whole training
+        state.
+      mesh: the mesh.
+      config: its `rules`; a leaf that no rule matches is replicated, and so is a dimension that its
+        axes don't divide.
+
+    Returns:
+      The same tree of NamedShardings.
+    """
+    rules = [(re.compile(regex), spec) for regex, spec in config.rules]
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        for regex, spec in rules:
+            if leaf.ndim and regex.search(name):
+                return NamedSharding(mesh, _fit(spec, leaf.shape, mesh, name))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """'params/encoder/blocks/attn/qkv/kernel' for a jax key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A process' rows of a batch -> global arrays with rows over the data and fsdp axes."""
+    sharding = NamedSharding(mesh, BATCH_SPEC)
+    return {
+        key: jax.make_array_from_process_local_data(sharding, rows) for key, rows in batch.items()
+    }
+
+
+def _fit(spec: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, name: str) -> PartitionSpec:
+    if len(spec) != len(shape):
+        raise ValueError(
+            f"config.mesh.rules: {spec} has {len(spec)} entries, but {name} has shape {shape}"
+        )
+    entries = []
+    for axes, size in zip(spec, shape, strict=True):
+        names = tuple(axis for axis in axes.split(",") if axis)
+        for axis in names:
+            if axis not in AXES:
+                raise ValueError(
+                    f"config.mesh.rules names axis {axis!r}; the axes are {', '.join(AXES)}"
+                )
+        ways = int(np.prod([mesh.shape[axis] for axis in names]))
+        entries.append(names if names and size % ways == 0 else None)
+    return PartitionSpec(*entries)

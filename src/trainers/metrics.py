@@ -1,0 +1,135 @@
+"""Where a run's numbers go: metrics.jsonl, tensorboard, the terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+JSONL = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes metrics of the first process; on the others it does nothing.
+
+    Args:
+      workdir: the run's folder.
+      total_steps: length of the run, for the progress bar.
+      start_step: step at which this process starts; lines of later steps, which an interrupted run
+        had written after its last checkpoint, are dropped, so that every step stands once.
+      active: False on every process but one.
+    """
+
+    def __init__(
+        self, workdir: str | Path, total_steps: int, start_step: int = 0, active: bool = True
+    ) -> None:
+        self._active = active
+        if not active:
+            return
+        self._path = Path(workdir) / JSONL
+        self._truncate(start_step)
+        self._file = self._path.open("a")
+        self._tensorboard = SummaryWriter(
+            str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, max_queue=100
+        )
+        self._console = Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=total_steps, completed=start_step)
+        self._progress.start()
+
+    def note(self, text: str) -> None:
+        """One line of narration."""
+        if self._active:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the metrics of one step everywhere.
+
+        Args:
+          step: number of steps done.
+          values: name -> number, e.g. {"train/codec/loss": 3.2}.
+        """
+        if not self._active:
+            return
+        row = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+        self._progress.update(self._task, completed=step)
+        self.note(f"step {step}: " + "  ".join(f"{k} {v:.5g}" for k, v in values.items()))
+
+    def close(self) -> None:
+        if self._active:
+            self._progress.stop()
+            self._tensorboard.close()
+            self._file.close()
+
+    def _truncate(self, start_step: int) -> None:
+        if not self._path.exists():
+            return
+        rows = [
+            json.loads(line) for line in self._path.read_text().splitlines() if line.endswith("}")
+        ]
+        kept = [row for row in rows if row["step"] <= start_step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(self._path)
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (Path(workdir) / JSONL).read_text().splitlines()]
+
+
+class Throughput:
+    """Rates between two log lines, and the share of the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def waited(self, seconds: float) -> None:
+        """Counts one step whose batch took `seconds` to arrive."""
+        self._waited += seconds
+        self._steps += 1
+
+    def rates(
+        self, samples: int, tokens: int, flops: float, devices: int, peak_tflops: float
+    ) -> dict[str, float]:
+        """Rates since the last call.
+
+        Args:
+          samples, tokens, flops: of one step over all devices.
+          devices: number of devices.
+          peak_tflops: peak of one device in TFLOP/s; 0 leaves the MFU out.
+
+        Returns:
+          step_seconds, samples/s, tokens/s, TFLOP/s of one device, MFU (0..1), share of time
+          waiting for data (0..1).
+        """
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        per_second = self._steps / seconds
+        tflops = flops * per_second / devices / 1e12
+        rates = {
+            "perf/step_seconds": seconds / max(self._steps, 1),
+            "perf/samples_per_second": samples * per_second,
+            "perf/tokens_per_second": tokens * per_second,
+            "perf/tflops_per_device": tflops,
+            "perf/input_wait": self._waited / seconds,
+        }
+        if peak_tflops:
+            rates["perf/mfu"] = tflops / peak_tflops
+        self.__init__()
+        return rates

@@ -1,0 +1,127 @@
+"""The training state and one optimiser step; no data, no files, no mesh of its own.
+
+B samples, L tokens, M labels drawn, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..losses.cluster_discrimination import cluster_discrimination
+from ..models.vit import ViT
+from .config import HeadConfig, PretrainConfig
+from .optim import make_optimizer
+
+State = dict[str, Any]
+Batches = Mapping[str, Mapping[str, jax.Array]]
+
+
+def padded_classes(num_classes: int) -> int:
+    """Rows of the array of class centres: a multiple that any mesh divides and so restores."""
+    multiple = 4096 if num_classes >= 4096 else 8
+    return -(-num_classes // multiple) * multiple
+
+
+def init_state(config: PretrainConfig, key: jax.Array) -> State:
+    """A fresh training state; pure, so that jit can lay it out over a mesh.
+
+    Args:
+      config: model, heads and optimiser.
+      key: PRNG key.
+
+    Returns:
+      The state of docs/architecture.md, float32.
+    """
+    key_encoder, key_heads = jax.random.split(key)
+    patches_BLK = jnp.zeros((1, 1, config.model.patch**2 * 3), jnp.uint8)
+    positions_BL3 = jnp.zeros((1, 1, 3), jnp.int32)
+    encoder = ViT(config.model).init(
+        key_encoder, patches_BLK, positions_BL3, jnp.ones(1, jnp.int32)
+    )["params"]
+    heads = {
+        name: {"centres": _init_centres(jax.random.fold_in(key_heads, i), head, config.model.width)}
+        for i, (name, head) in enumerate(sorted(config.heads.items()))
+    }
+    params = {"encoder": encoder, "heads": heads}
+    optimizer = make_optimizer(config.optim, config.heads, config.total_steps)
+    zero = jnp.zeros((), jnp.int32)
+    return {
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "step": zero,
+        "nan_steps": zero,
+        "nan_steps_in_row": zero,
+    }
+
+
+def make_train_step(
+    config: PretrainConfig,
+) -> Callable[[State, Batches], tuple[State, dict[str, jax.Array]]]:
+    """One optimiser step over one batch of every source.
+
+    Args:
+      config: the run.
+
+    Returns:
+      A pure function (state, batches) -> (state, metrics): `batches` maps each source to patches
+      uint8 [B, L, K], positions int32 [B, L, 3], length int32 [B], labels int32 [B, M], weight
+      float32 [B]. The gradient is that of the reported loss, the sum of the sources' losses times
+      their weights. A step whose loss or gradient is not finite changes nothing but the counters.
+    """
+    vit = ViT(config.model)
+    optimizer = make_optimizer(config.optim, config.heads, config.total_steps)
+
+    def loss_fn(params: Any, batches: Batches) -> tuple[jax.Array, dict[str, jax.Array]]:
+        total, metrics = jnp.zeros(()), {}
+        for name, source in config.sources.items():
+            batch, head = batches[name], config.heads[source.head]
+            out = vit.apply(
+                {"params": params["encoder"]}, batch["patches"], batch["positions"], batch["length"]
+            )
+            loss, details = cluster_discrimination(
+                out["pooled"].astype(jnp.float32),
+                params["heads"][source.head]["centres"],
+                batch["labels"],
+                num_classes=head.num_classes,
+                weights_B=batch["weight"],
+                margin=head.margin,
+                scale=head.scale,
+                filter_threshold=head.filter_threshold,
+                chunks=head.chunks,
+            )
+            total += source.loss_weight * loss
+            metrics[f"{name}/loss"] = loss
+            metrics.update({f"{name}/{key}": value for key, value in details.items()})
+        return total, metrics
+
+    def train_step(state: State, batches: Batches) -> tuple[State, dict[str, jax.Array]]:
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, metrics), grads = grad_fn(state["params"], batches)
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
+
+        norms = {"encoder": optax.global_norm(grads["encoder"])}
+        norms |= {f"head_{name}": optax.global_norm(g) for name, g in grads["heads"].items()}
+        finite = jnp.isfinite(loss) & jnp.isfinite(sum(norms.values()))
+        old = {key: state[key] for key in new}
+        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        bad = (~finite).astype(jnp.int32)
+        metrics |= {"loss": loss} | {f"grad_norm/{name}": norm for name, norm in norms.items()}
+        return kept | {
+            "step": state["step"] + 1,
+            "nan_steps": state["nan_steps"] + bad,
+            "nan_steps_in_row": (state["nan_steps_in_row"] + 1) * bad,
+        }, metrics
+
+    return train_step
+
+
+def _init_centres(key: jax.Array, head: HeadConfig, width: int) -> jax.Array:
+    """N(0, 0.01), as the published head; only the direction matters to the loss."""
+    return 0.01 * jax.random.normal(key, (padded_classes(head.num_classes), width), jnp.float32)

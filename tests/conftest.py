@@ -1,0 +1,30 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Tests see 8 CPU devices: sharded code must give the same numbers on 1 and on 8. Set before jax
+# starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """A folder of real clips, which the repository does not carry; CODECVIT_MEDIA points elsewhere."""
+    folder = Path(os.environ.get("CODECVIT_MEDIA", ROOT.parent / "shared" / "media"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real clips at {folder} (set CODECVIT_MEDIA)")
+    return folder
