@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from codecvit.losses import cluster_discrimination
 
 MARGIN, SCALE, FILTER = 0.3, 64.0, 0.75
@@ -15,7 +16,7 @@ B, D, ROWS, CLASSES = 16, 24, 64, 61  # 61 classes do not divide by 8 devices: 3
 
 
 def reference(e, w, y, weights, num_classes, margin=MARGIN, scale=SCALE, threshold=FILTER):
-    """Loss, its gradients by hand, and the cosines: one softmax per label, one sample at a time, float64."""
+    """Loss, gradients by hand, and cosines: one softmax per label, sample by sample, float64."""
     e, w = e.astype(np.float64), w.astype(np.float64)
     e_norm = np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-12)
     w_norm = np.maximum(np.linalg.norm(w, axis=1, keepdims=True), 1e-12)
@@ -47,7 +48,7 @@ def reference(e, w, y, weights, num_classes, margin=MARGIN, scale=SCALE, thresho
 
 
 def problem(num_labels, seed=0):
-    """Samples with targets and other classes below and above the filter, duplicates and missing labels."""
+    """Targets and other classes below and above the filter, duplicates, missing labels."""
     rng = np.random.default_rng(seed)
     e = rng.normal(size=(B, D)).astype(np.float32) * 3
     w = rng.normal(size=(ROWS, D)).astype(np.float32) * 0.01
@@ -125,7 +126,6 @@ def test_equals_dense_reference(shape, chunks, num_labels):
 
 def test_padded_centres_are_never_counted():
     e, w, y, weights = problem(3)
-    small = value_and_grads(e, w, y, weights)
     w[CLASSES:] = e[:3]  # cosine 1 with three samples, below and above the filter
     for threshold in (FILTER, 2.0):
         small = value_and_grads(e, w[:CLASSES], y, weights, filter_threshold=threshold)
@@ -259,7 +259,7 @@ def test_sizes_that_do_not_divide_are_named():
 
 
 def test_collectives():
-    """One gather of embeddings, its reduce-scatter, and nothing of the size of the logits between devices."""
+    """One gather of embeddings and its reduce-scatter; no logits travel between devices."""
     e, w, y, weights = problem(3)
     with on_mesh((8,)):
         sharding = jax.NamedSharding(

@@ -1,0 +1,293 @@
+"""The vision transformer of OneVision-Encoder over patch sequences, in linen (arXiv 2602.08683).
+
+patch embedding -> layernorm_pre -> pre-norm blocks with a 3-D rotary code -> layernorm_post ->
+attention pooling. Parameters are float32 and the blocks' are stacked [depth, ...];
+docs/architecture.md states the tree.
+
+Shape suffixes: B batch, L tokens, P bytes of a flat patch (patch*patch*3), D width, H heads, K head
+  width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .attention import IMPLEMENTATIONS, attention
+from .mlp import INIT, Mlp
+from .pooling import AttentionPool
+from .rope import apply_rope, axis_frequencies, rope_table
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and deviation of RGB in [0, 1]: OpenAI CLIP's constants."""
+
+SIZES = {
+    "Ti": {"width": 192, "depth": 12, "num_heads": 3, "mlp_dim": 768},
+    "S": {"width": 384, "depth": 12, "num_heads": 6, "mlp_dim": 1536},
+    "B": {"width": 768, "depth": 12, "num_heads": 12, "mlp_dim": 3072},
+    "L": {"width": 1024, "depth": 24, "num_heads": 16, "mlp_dim": 4096},
+    "H": {"width": 1280, "depth": 32, "num_heads": 20, "mlp_dim": 5120},
+}
+"""Ti, S: DeiT (arXiv 2012.12877, table 1). B, L, H: ViT (arXiv 2010.11929, table 1), H with 20
+heads as in OneVision-Encoder's huge. The head width is 64 throughout."""
+
+
+def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keeps matrix products and cuDNN's attention with its statistics."""
+    return primitive.name == "dot_general" or primitive.name.startswith("dot_product_attention")
+
+
+REMAT = {
+    "none": _keep_products,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What a block keeps for the backward pass; the rest is computed again.
+
+none: every product. Only elementwise functions are repeated: that takes less time than to write and
+read what they would keep, about two thirds of a block's memory.
+dots: the outputs of linear layers; attention is repeated.
+full: the block's input."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Architecture and execution of a ViT.
+
+    Attributes:
+      width: D.
+      depth: number of blocks.
+      num_heads: H; width / num_heads must be a multiple of 32.
+      mlp_dim: hidden width of the MLPs.
+      patch: side of a patch in pixels.
+      rope_theta: base of the rotary frequencies.
+      layer_norm_eps: epsilon of the layer norms.
+      dtype: compute dtype, "float32" or "bfloat16"; parameters are float32 either way.
+      remat: a name of `REMAT`.
+      scan: run the blocks as one `lax.scan` (compiles once) or unrolled; same parameters, same
+        numbers.
+      attention_impl: "auto" or an implementation of `attention`.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    patch: int = 14
+    rope_theta: float = 10000.0
+    layer_norm_eps: float = 1e-6
+    dtype: str = "float32"
+    remat: str = "none"
+    scan: bool = True
+    attention_impl: str = "auto"
+
+    def __post_init__(self) -> None:
+        for field in ("width", "depth", "num_heads", "mlp_dim", "patch"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"ViTConfig.{field} = {getattr(self, field)} must be at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"ViTConfig.width = {self.width} must be a multiple of num_heads = {self.num_heads}"
+            )
+        axis_frequencies(self.width // self.num_heads, self.rope_theta)
+        _require_known("dtype", self.dtype, ("float32", "bfloat16"))
+        _require_known("remat", self.remat, REMAT)
+        _require_known("attention_impl", self.attention_impl, ("auto", *IMPLEMENTATIONS))
+
+    @classmethod
+    def from_variant(cls, variant: str, **overrides: Any) -> ViTConfig:
+        """The configuration of a size and patch such as "Ti/14", with fields replaced by
+        `overrides`.
+
+        Args:
+          variant: "SIZE/PATCH", SIZE a name of `SIZES`, PATCH the patch side in pixels.
+          **overrides: fields of `ViTConfig`.
+
+        Returns:
+          The configuration.
+
+        Raises:
+          ValueError: the size or a field is unknown, or a value does not fit.
+        """
+        size, _, patch = variant.partition("/")
+        if size not in SIZES or not patch.isdecimal():
+            raise ValueError(
+                f"variant {variant!r} is not SIZE/PATCH, such as 'B/14', with SIZE one of "
+                f"{', '.join(SIZES)}"
+            )
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for name in overrides:
+            _require_known("field", name, fields)
+        return cls(**{**SIZES[size], "patch": int(patch), **overrides})
+
+
+class Attention(nn.Module):
+    """Self-attention with the rotary code on queries and keys."""
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: jax.Array, rope: tuple[jax.Array, jax.Array], lengths_B: jax.Array | None
+    ) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        cfg, (B, L, D) = self.config, x_BLD.shape
+        qkv = nn.Dense(3 * D, dtype=cfg.dtype, kernel_init=INIT, name="qkv")(x_BLD)
+        q, k, v = jnp.moveaxis(qkv.reshape(B, L, 3, cfg.num_heads, -1), 2, 0)
+        q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        y_BLHK = attention(q, k, v, lengths_B=lengths_B, impl=cfg.attention_impl)
+        out = nn.Dense(D, dtype=cfg.dtype, kernel_init=INIT, name="out")
+        return out(y_BLHK.reshape(B, L, D))
+
+
+class Block(nn.Module):
+    """x + Attention(norm1(x)), then x + Mlp(norm2(x))."""
+
+    config: ViTConfig
+    collect: bool = False  # hand the output out per layer, for `hidden_states`
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: jax.Array, rope: tuple[jax.Array, jax.Array], lengths_B: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the new x and, for the scan to stack, the same or None."""
+        cfg = self.config
+        x = x_BLD + Attention(cfg, name="attn")(_layer_norm(cfg, "norm1")(x_BLD), rope, lengths_B)
+        x = x + Mlp(cfg.mlp_dim, jnp.dtype(cfg.dtype), name="mlp")(_layer_norm(cfg, "norm2")(x))
+        return x, (x if self.collect else None)
+
+
+class ViT(nn.Module):
+    """Patch sequences -> tokens and one embedding each.
+
+    Attributes:
+      config: the architecture.
+    """
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        patches_BLP: jax.Array,
+        positions_BL3: jax.Array,
+        lengths_B: jax.Array | None = None,
+        *,
+        hidden_states: bool = False,
+    ) -> dict[str, Any]:
+        """Encodes a batch; the numbers of a row depend neither on its padding nor on the other
+        rows.
+
+        Args:
+          patches_BLP: uint8, each patch flattened (row, column, channel), RGB.
+          positions_BL3: int32 (t, h, w) patch indices.
+          lengths_B: int32, valid prefix of each row; None where all rows are full.
+          hidden_states: also return the residual stream.
+
+        Returns:
+          `tokens` [B, L, D] after layernorm_post, zero past the length; `pooled` [B, D]; with
+          `hidden_states` a list of depth + 1 arrays [B, L, D], the first after layernorm_pre, the
+          last before layernorm_post. Compute dtype.
+
+        Raises:
+          ValueError: `patches_BLP` is not uint8 or not of the configured patch size.
+        """
+        cfg = self.config
+        _require_patches(patches_BLP, cfg.patch)
+        embed = nn.Dense(
+            cfg.width, use_bias=False, dtype=cfg.dtype, kernel_init=INIT, name="patch_embed"
+        )
+        x = _layer_norm(cfg, "layernorm_pre")(embed(normalise(patches_BLP)))
+        first = x
+        # Once, outside of the scan: the angles are the same in every layer.
+        rope = rope_table(positions_BL3, cfg.width // cfg.num_heads, cfg.rope_theta)
+        x, layers = self._blocks(collect=hidden_states)(x, rope, lengths_B)
+        tokens = _layer_norm(cfg, "layernorm_post")(x)
+        pool = AttentionPool(cfg.num_heads, cfg.mlp_dim, jnp.dtype(cfg.dtype), name="head")
+        out = {"pooled": pool(tokens, lengths_B)}
+        if lengths_B is not None:
+            valid_BL = jnp.arange(tokens.shape[1]) < lengths_B[:, None]
+            tokens = jnp.where(valid_BL[..., None], tokens, 0)
+        out["tokens"] = tokens
+        if hidden_states:
+            out["hidden_states"] = [first, *layers]
+        return out
+
+    def _blocks(self, collect: bool) -> nn.Module:
+        cfg, block = self.config, Block
+        # Not while initialising: the parameters would be stored after the cast, and the float32
+        # masters lost.
+        if not self.is_initializing():
+            block = nn.map_variables(block, "params", trans_in_fn=cast_and_gather(cfg.dtype))
+        block = nn.remat(block, prevent_cse=not cfg.scan, policy=REMAT[cfg.remat])
+        scan = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=cfg.depth,
+            unroll=1 if cfg.scan else cfg.depth,
+        )
+        return scan(cfg, collect, name="blocks")
+
+
+def normalise(patches_BLP: jax.Array) -> jax.Array:
+    """uint8 -> float32 (x/255 - mean) / std; the last axis runs over channels fastest."""
+    repeats = patches_BLP.shape[-1] // 3
+    scale = np.tile(1 / (255 * np.array(IMAGE_STD)), repeats).astype(np.float32)
+    shift = np.tile(np.array(IMAGE_MEAN) / np.array(IMAGE_STD), repeats).astype(np.float32)
+    return patches_BLP.astype(jnp.float32) * scale - shift
+
+
+def cast_and_gather(dtype: str) -> Any:
+    """One layer's parameters as the layer computes with them, made inside of the scan: one layer at
+    a time.
+
+    Matrices are cast to `dtype` first, so that the gather from a sharded mesh moves the smaller
+    type; vectors (biases and norms) stay float32. Without a mesh nothing is gathered.
+    """
+
+    def transform(variables: Any) -> Any:
+        sharded = not jax.sharding.get_abstract_mesh().empty
+
+        def leaf(w: jax.Array) -> jax.Array:
+            w = w.astype(dtype) if w.ndim > 1 else w
+            if sharded:
+                w = jax.lax.with_sharding_constraint(w, jax.sharding.PartitionSpec())
+            return w
+
+        return jax.tree.map(leaf, variables)
+
+    return transform
+
+
+def _layer_norm(cfg: ViTConfig, name: str) -> nn.LayerNorm:
+    # Two passes: E[x^2] - E[x]^2 cancels in float32 where the mean is large.
+    return nn.LayerNorm(
+        epsilon=cfg.layer_norm_eps, dtype=cfg.dtype, use_fast_variance=False, name=name
+    )
+
+
+def _require_patches(patches_BLP: jax.Array, patch: int) -> None:
+    if patches_BLP.dtype != jnp.uint8:
+        raise ValueError(
+            f"patches must be uint8 (they are normalised here), got {patches_BLP.dtype}"
+        )
+    if patches_BLP.shape[-1] != patch * patch * 3:
+        raise ValueError(
+            f"patches have {patches_BLP.shape[-1]} values each, but the model's patch = {patch} "
+            f"takes {patch * patch * 3} ({patch} x {patch} x 3)"
+        )
+
+
+def _require_known(field: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise ValueError(
+            f"ViTConfig.{field} = {value!r} is unknown; choose one of {', '.join(known)}"
+        )

@@ -1,0 +1,140 @@
+"""Every implementation against dense float64 numpy, forward and backward."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from codecvit.models.attention import attention
+
+B, L, H, K = 3, 24, 2, 32
+LENGTHS = np.array([24, 9, 1], np.int32)
+SEGMENTS = np.array([[0] * 24, [0] * 5 + [1] * 12 + [2] * 7, [3] * 20 + [1] * 4], np.int32)
+on_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+
+
+def inputs(seed=0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(B, L, H, K)).astype(dtype) for _ in range(4)]
+
+
+def masks(kind):
+    """Options of `attention` and, per row, the (query, key) pairs that may meet; None: all."""
+    if kind == "lengths":
+        allowed = np.broadcast_to(np.arange(L) < LENGTHS[:, None, None], (B, L, L))
+        return {"lengths_B": LENGTHS}, allowed
+    if kind == "segments":
+        return {"segment_ids_BL": SEGMENTS}, SEGMENTS[:, :, None] == SEGMENTS[:, None]
+    if kind == "both":
+        (a, allow_a), (b, allow_b) = masks("lengths"), masks("segments")
+        return a | b, allow_a & allow_b
+    return {}, np.ones((B, L, L), bool)
+
+
+def dense_gradients(q, k, v, g, allowed):
+    """Forward and gradients of sum(out * g) for one row, float64."""
+    scale = K**-0.5
+    z = np.where(allowed[None], np.einsum("lhk,shk->hls", q, k) * scale, -np.inf)
+    p = reference.softmax(z)
+    d_p = np.einsum("lhk,shk->hls", g, v)
+    d_z = p * (d_p - (d_p * p).sum(-1, keepdims=True)) * scale
+    return (
+        np.einsum("hls,shk->lhk", p, v),
+        np.einsum("hls,shk->lhk", d_z, k),
+        np.einsum("hls,lhk->shk", d_z, q),
+        np.einsum("hls,lhk->shk", p, g),
+    )
+
+
+@pytest.mark.parametrize("kind", ["none", "lengths", "segments", "both"])
+@pytest.mark.parametrize("impl", ["xla", "auto"])
+def test_equals_dense_reference(impl, kind):
+    q, k, v, g = inputs()
+    options, allowed = masks(kind)
+    # A query that may meet no key has no reference: it gets no weight in the sum.
+    alive = allowed.any(-1)
+    g = g * alive[:, :, None, None]
+    out, vjp = jax.vjp(lambda q, k, v: attention(q, k, v, impl=impl, **options), q, k, v)
+    grads = vjp(jnp.asarray(g))
+    assert np.isfinite(out).all()
+    for b in range(B):
+        pairs = np.where(alive[b][:, None], allowed[b], True)
+        want = dense_gradients(*(a[b].astype(np.float64) for a in (q, k, v, g)), pairs)
+        rows = alive[b]
+        np.testing.assert_allclose(out[b][rows], want[0][rows], atol=2e-6)
+        for got, expected in zip(grads, want[1:], strict=True):
+            np.testing.assert_allclose(got[b], expected, atol=1e-5)
+
+
+def test_padding_has_no_influence():
+    """Keys and values past the length change neither valid rows nor their gradients."""
+    q, k, v, g = inputs()
+    valid = (np.arange(L) < LENGTHS[:, None])[:, :, None, None]
+    g = g * valid
+
+    def run(q, k, v):
+        out, vjp = jax.vjp(lambda *a: attention(*a, lengths_B=LENGTHS), q, k, v)
+        return [np.where(valid, a, 0) for a in (out, *vjp(jnp.asarray(g)))]
+
+    noise = inputs(seed=1)
+    before = run(q, k, v)
+    after = run(*(np.where(valid, a, 1e4 * b) for a, b in zip((q, k, v), noise[:3], strict=True)))
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_empty_row_is_finite():
+    q, k, v, _ = inputs()
+    empty = np.array([24, 0, 3], np.int32)
+    grads = jax.grad(lambda *a: attention(*a, lengths_B=empty).sum(), argnums=(0, 1, 2))(q, k, v)
+    assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_bfloat16_softmax_is_float32():
+    """With large, close logits a bfloat16 softmax would round the differences away."""
+    q, k, v, _ = (jnp.asarray(a, jnp.bfloat16) for a in inputs())
+    q = q * 4
+    got = attention(q, k, v)
+    assert got.dtype == jnp.bfloat16
+    want = attention(*(a.astype(jnp.float32) for a in (q, k, v)))
+    np.testing.assert_allclose(got.astype(np.float32), want, atol=0.03)
+
+
+def test_what_is_not_honoured_raises():
+    q, k, v, _ = inputs()
+    with pytest.raises(ValueError, match=r"'flash' is unknown; choose one of auto, xla, cudnn"):
+        attention(q, k, v, impl="flash")
+    with pytest.raises(ValueError, match="takes no segment ids"):
+        attention(q, k, v, segment_ids_BL=SEGMENTS, impl="cudnn")
+    if jax.default_backend() != "gpu":
+        with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+            attention(q, k, v, impl="cudnn")
+
+
+@on_gpu
+def test_cudnn_takes_half_precision_only():
+    q, k, v, _ = inputs()
+    with pytest.raises(ValueError, match="got float32"):
+        attention(q, k, v, impl="cudnn")
+
+
+@on_gpu
+@pytest.mark.parametrize("lengths", [None, LENGTHS, np.array([24, 0, 3], np.int32)])
+def test_cudnn_equals_xla(lengths):
+    *qkv, g = (jnp.asarray(a, jnp.bfloat16) for a in inputs())
+    rows = np.full(B, L) if lengths is None else lengths
+    valid = (np.arange(L) < rows[:, None])[:, :, None, None]
+    results = []
+    for impl in ("xla", "cudnn"):
+
+        def run(*qkv, impl=impl):
+            return jnp.where(valid, attention(*qkv, lengths_B=lengths, impl=impl), 0)
+
+        out, vjp = jax.vjp(run, *qkv)
+        results.append([np.asarray(a, np.float32) for a in (out, *vjp(g))])
+    for a, b in zip(*results, strict=True):
+        assert np.isfinite(b).all()
+        np.testing.assert_allclose(b, a, atol=0.05)
