@@ -1,8 +1,9 @@
-"""Hand-made records for the tests of the data part."""
+"""Hand-made records for the tests of the data part; the fixtures hand out the functions."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from codecvit.data.record import Record, Storage, encode_record
 from codecvit.data.records import RecordSet, RecordWriter
@@ -12,16 +13,18 @@ from codecvit.sequence import PatchSequence
 PATCH = 4
 
 
-def make_sequence(length: int, seed: int = 0, patch: int = PATCH) -> PatchSequence:
+def _make_sequence(length: int, seed: int = 0, patch: int = PATCH) -> PatchSequence:
     """`length` patches of smooth random colours at the first places of 8 x 8 frames."""
     rng = np.random.default_rng(seed)
-    corners = rng.integers(0, 200, (length, 1, 1, 3)) + rng.integers(0, 2, (length, patch, patch, 3))
+    corners = rng.integers(0, 200, (length, 1, 1, 3)) + rng.integers(
+        0, 2, (length, patch, patch, 3)
+    )
     place = np.arange(length)
     positions = np.stack([place // 64, place // 8 % 8, place % 8], axis=1)
     return PatchSequence(corners.astype(np.uint8), positions.astype(np.int32))
 
 
-def make_record(
+def _make_record(
     number: int, length: int | None = None, patch: int = PATCH, labels: dict | None = None
 ) -> Record:
     length = 3 + number % 5 if length is None else length
@@ -30,7 +33,7 @@ def make_record(
         mode="codec",
         size=8 * patch,
         budget=length + 2,
-        sequence=make_sequence(length, number, patch),
+        sequence=_make_sequence(length, number, patch),
         descriptor=np.linspace(0, number, 6, dtype=np.float32),
         pts=np.arange(3, dtype=np.float32) / 7,
         labels={"parity": "odd" if number % 2 else "even"} if labels is None else labels,
@@ -38,7 +41,7 @@ def make_record(
     )
 
 
-def write_set(
+def _write_set(
     folder, count: int = 12, per_shard: int = 5, storage: str = "raw", skip: tuple = ()
 ) -> RecordSet:
     """A record set of `count` hand-made records, without those in `skip`."""
@@ -46,7 +49,7 @@ def write_set(
         for number in range(count):
             if number in skip:
                 continue
-            record = make_record(number)
+            record = _make_record(number)
             entry = {
                 "key": record.key,
                 "length": len(record.sequence),
@@ -58,9 +61,29 @@ def write_set(
         return writer.finish(description, failures)
 
 
-def damage(path, text: bytes) -> None:
+def _damage(path, text: bytes) -> None:
     """Flips the byte after the first occurrence of `text` in a file, in place."""
     data = bytearray(path.read_bytes())
     place = data.index(text) + len(text)
     data[place] ^= 0xFF
     path.write_bytes(data)
+
+
+@pytest.fixture
+def make_sequence():
+    return _make_sequence
+
+
+@pytest.fixture
+def make_record():
+    return _make_record
+
+
+@pytest.fixture
+def write_set():
+    return _write_set
+
+
+@pytest.fixture
+def damage():
+    return _damage
