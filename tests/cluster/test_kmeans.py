@@ -10,7 +10,7 @@ from codecvit.cluster.nearest import nearest_centres, unit_rows
 
 
 def blobs(clusters=6, rows=40, features=16, spread=0.02, seed=0):
-    """Tight bundles of directions, of differing lengths, in shuffled order -> (features, bundle of each row)."""
+    """Tight bundles of directions, rows of differing lengths -> (features, bundle of each row)."""
     rng = np.random.default_rng(seed)
     directions = unit_rows(rng.normal(size=(clusters, features)))
     of_row = rng.permutation(np.repeat(np.arange(clusters), rows))
@@ -109,11 +109,20 @@ def test_empty_clusters_take_the_farthest_rows(devices):
 
 
 def test_repair_never_robs_a_cluster_of_its_last_row():
-    x = np.eye(4, dtype=np.float32)
-    init = np.array([[1, 1, 1, 0.0], [0, 0, 0, 1], [-1, -1, -1, -1], [-1, -1, -1, -1]], np.float32)
-    found = kmeans(x, 4, seed=0, init=init)
-    assert found.counts_K.tolist() == [1, 1, 1, 1]
-    np.testing.assert_allclose(found.inertia[-1], 0, atol=1e-6)
+    # The last row is the farthest from its centre, which is the second one and has no other row.
+    x = np.array([[1, 0, 0], [0.9, 0.2, 0], [0.9, -0.3, 0], [0, 0, 1]], np.float32)
+    init = np.array([[1, 0, 0], [0, -1, 0.5], [-1, 0, 0]], np.float32)
+    found = kmeans(x, 3, seed=0, init=init, iterations=1)
+    assert found.counts_K.tolist() == [2, 1, 1]
+    np.testing.assert_allclose(found.centres_KD[1], x[3], atol=1e-6)
+    np.testing.assert_allclose(found.centres_KD[2], unit_rows(x)[2], atol=1e-6)
+
+
+def test_it_runs_where_another_mesh_is_set():
+    x = noise(rows=50)
+    with jax.set_mesh(mesh_of(8)):
+        within = kmeans(x, 3, seed=0)
+    np.testing.assert_array_equal(within.centres_KD, kmeans(x, 3, seed=0).centres_KD)
 
 
 def test_fewer_distinct_rows_than_centres_leaves_clusters_empty_and_says_so():
@@ -133,7 +142,8 @@ def test_greedy_seeding_hits_every_bundle_where_random_rows_do_not():
     hit = of_row[np.argmax(seeds @ unit.T, axis=1)]
     assert len(set(hit.tolist())) == 24
     good, random = (
-        kmeans(x, 24, seed=0, iterations=1, init=init).inertia[0] for init in ("k-means++", "random")
+        kmeans(x, 24, seed=0, iterations=1, init=init).inertia[0]
+        for init in ("k-means++", "random")
     )
     assert good < 0.1 * random
 

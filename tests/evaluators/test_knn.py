@@ -18,9 +18,9 @@ def data(train=300, test=90, features=16, classes=7, signal=1.0, seed=0):
 
 
 def brute_force(train, train_labels, test, test_labels, k, temperature, classes):
-    unit = lambda x: x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
+    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
     votes = np.zeros((len(test), classes))
-    for row, cosine in enumerate(unit(test) @ unit(train).T):
+    for row, cosine in enumerate(test @ train.T):
         for neighbour in np.argsort(-cosine)[:k]:
             votes[row, train_labels[neighbour]] += np.exp(cosine[neighbour] / temperature)
     order = np.argsort(-votes, axis=1, kind="stable")
@@ -33,7 +33,14 @@ def test_it_equals_a_brute_force_vote(k, temperature):
     train, train_labels, test, test_labels = data()
     expected = brute_force(train, train_labels, test, test_labels, k, temperature, 7)
     found = knn(
-        train, train_labels, test, test_labels, k=k, temperature=temperature, num_classes=7, chunk=13
+        train,
+        train_labels,
+        test,
+        test_labels,
+        k=k,
+        temperature=temperature,
+        num_classes=7,
+        chunk=13,
     )
     assert (found["top1"], found["top5"]) == pytest.approx(expected, abs=1e-9)
     assert 0.4 < found["top1"] <= found["top5"]
@@ -41,7 +48,7 @@ def test_it_equals_a_brute_force_vote(k, temperature):
 
 
 def test_the_weights_of_the_votes_matter():
-    """One near neighbour of class 1 against two farther ones of class 0: a low temperature trusts the near one."""
+    """One near neighbour of class 1 against two farther ones of class 0."""
     train = np.array([[1, 0.05], [1, 1], [1, 1.1]], np.float32)
     arguments = (train, np.array([1, 0, 0]), np.array([[1, 0.0]], np.float32), np.array([1]))
     assert knn(*arguments, k=3, temperature=0.07, num_classes=2)["top1"] == 1

@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn, the properties of its minimum, and what may choose the penalty."""
+"""The linear probe against scikit-learn, its minimum, and what may choose the penalty."""
 
 import time
 
@@ -77,7 +77,10 @@ def test_rows_of_weight_zero_do_not_matter():
     train, labels, _, _ = data(train=200, features=20)
     x = standardise(train, train)
     weight = (np.arange(200) < 150).astype(float)
-    masked, alone = fit_logistic(x, labels, 8, 0.1, weight), fit_logistic(x[:150], labels[:150], 8, 0.1)
+    masked, alone = (
+        fit_logistic(x, labels, 8, 0.1, weight),
+        fit_logistic(x[:150], labels[:150], 8, 0.1),
+    )
     np.testing.assert_allclose(masked["kernel"], alone["kernel"], atol=1e-3)
 
 
@@ -85,7 +88,9 @@ def test_scale_and_offset_of_the_features_do_not_matter():
     train, labels, test, test_labels = data()
     scale = np.geomspace(1e-3, 1e3, 192).astype(np.float32)
     plain = linear_probe(train, labels, test, test_labels, num_classes=8)
-    other = linear_probe(train * scale + 3 * scale, labels, test * scale + 3 * scale, test_labels, num_classes=8)
+    other = linear_probe(
+        train * scale + 3 * scale, labels, test * scale + 3 * scale, test_labels, num_classes=8
+    )
     assert other["l2"] == plain["l2"]
     assert other["top1"] == pytest.approx(plain["top1"], abs=0.01)
 
@@ -93,8 +98,10 @@ def test_scale_and_offset_of_the_features_do_not_matter():
 def test_constant_features_do_no_harm():
     train, labels, test, test_labels = data()
     plain = linear_probe(train, labels, test, test_labels, num_classes=8)
-    ones = lambda x: np.concatenate([x, np.full((len(x), 1), 0.1, np.float32)], axis=1)  # noqa: E731
-    other = linear_probe(ones(train), labels, ones(test), test_labels, num_classes=8)
+    train, test = (
+        np.concatenate([x, np.full((len(x), 1), 0.1, np.float32)], axis=1) for x in (train, test)
+    )
+    other = linear_probe(train, labels, test, test_labels, num_classes=8)
     assert other["top1"] == pytest.approx(plain["top1"], abs=0.01)
 
 
@@ -117,6 +124,19 @@ def test_the_test_rows_choose_nothing(monkeypatch):
     # The sweep fits four fifths of the training rows, the last fit all of them.
     assert [kept for _, _, kept in seen[:-1]] == [256] * 5
     assert seen[-1] == (one["l2"], 320, None)
+
+
+def test_a_test_row_is_judged_alone():
+    """Statistics of the test rows enter nowhere: parts of them add up to the whole."""
+    train, labels, test, test_labels = data()
+    test = test + 2 * np.sign(test_labels[:, None] - 3.5)  # the parts differ in their mean
+    order = np.argsort(test_labels, kind="stable")
+    parts = [
+        linear_probe(train, labels, test[rows], test_labels[rows], num_classes=8)
+        for rows in (order, order[:200], order[200:])
+    ]
+    whole, first, second = (part["loss"] for part in parts)
+    assert whole == pytest.approx((first + second) / 2, rel=1e-5)
 
 
 def test_noisy_features_get_a_stronger_penalty_than_clean_ones():
@@ -159,7 +179,9 @@ def test_rows_without_label_are_ignored():
     hidden_test[::2] = -1
     found = linear_probe(train, hidden, test, hidden_test, num_classes=8)
     keep, kept = hidden >= 0, hidden_test >= 0
-    assert found == linear_probe(train[keep], labels[keep], test[kept], test_labels[kept], num_classes=8)
+    assert found == linear_probe(
+        train[keep], labels[keep], test[kept], test_labels[kept], num_classes=8
+    )
     assert (found["count"], found["train_count"]) == (200, 240)
 
 

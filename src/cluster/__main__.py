@@ -1,0 +1,180 @@
+"""The verb `cluster`: record sets -> k-means centres -> labels/NAME.npy in each of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+from ..data.labels import save_labels
+from ..data.records import RecordSet
+from .features import Features, descriptors, embeddings, encoder_embed
+from .kmeans import kmeans
+from .labels import (
+    Centres,
+    agreement,
+    assign,
+    centres_path,
+    check_free,
+    load_centres,
+    save_centres,
+)
+
+DESCRIPTION = """\
+Groups the records of one or several record sets by k-means and gives each record its nearest
+centres as labels.
+
+Features are the descriptors that the records carry, or with --encoder the embeddings of a trained
+encoder. Several sets (for example the codec, frames and collage sets of the same clips) share the
+centres; each gets its own labels/NAME.npy. Records are not rewritten and no video is opened.
+--centres gives labels by centres that an earlier call made, for example for a test set."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb.
+
+    Args:
+      argv: arguments after `codecvit cluster`.
+
+    Returns:
+      0, or 1 after printing what was wrong with the input.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        _run(args)
+    except ValueError as error:
+        print(f"codecvit cluster: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codecvit cluster",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("records", nargs="+", metavar="RECORDS", help="folder of a record set")
+    parser.add_argument("--name", required=True, help="the labels become labels/NAME.npy")
+    centres = parser.add_mutually_exclusive_group(required=True)
+    centres.add_argument("--k", type=int, help="number of clusters")
+    centres.add_argument("--centres", metavar="FILE", help="labels/NAME.centres.safetensors to use")
+    parser.add_argument(
+        "--n", type=int, default=10, help="nearest centres kept per record (default %(default)s)"
+    )
+    parser.add_argument(
+        "--encoder", metavar="PATH", help="work directory, checkpoint or exported folder"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        help="records per embedding step (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the seeding (default %(default)s)")
+    parser.add_argument(
+        "--iterations", type=int, default=20, help="updates at most (default %(default)s)"
+    )
+    parser.add_argument(
+        "--init",
+        choices=("k-means++", "random"),
+        default="k-means++",
+        help="first centres; k-means++ costs k passes, random none (default %(default)s)",
+    )
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.k is not None and not 1 <= args.n <= args.k:  # said before the features cost minutes
+        raise ValueError(f"--n {args.n}: choose 1 <= n <= k, which is {args.k}")
+    record_sets = [RecordSet(path) for path in args.records]
+    for record_set in record_sets:
+        check_free(record_set, args.name)
+    given = _given_centres(args) if args.centres else None
+    features = _features(record_sets, args.encoder, args.batch_size)
+    centres = given or _found_centres(features, args)
+
+    for record_set, rows in zip(record_sets, features, strict=True):
+        labels_Nn = assign(rows, centres.centres_KD, args.n)
+        meta = {**centres.meta, "origin": "clusters", "centres_sha256": centres.digest}
+        meta["num_classes"] = len(centres.centres_KD)
+        path = save_labels(record_set, args.name, labels_Nn, meta)
+        if given is None:
+            save_centres(centres_path(record_set, args.name), centres)
+        print("\n".join(_summary(record_set, labels_Nn, len(centres.centres_KD), path)))
+
+
+def _features(
+    record_sets: Sequence[RecordSet], encoder: str | None, batch_size: int
+) -> list[Features]:
+    if encoder is None:
+        return [descriptors(record_set) for record_set in record_sets]
+    embed = encoder_embed(encoder)
+    return [embeddings(record_set, embed, batch_size) for record_set in record_sets]
+
+
+def _given_centres(args: argparse.Namespace) -> Centres:
+    centres = load_centres(args.centres)
+    kind = "encoder" if args.encoder else "descriptor"
+    if centres.meta["features"] != kind:
+        raise ValueError(
+            f"--centres {args.centres}: made from {centres.meta['features']} features, these are "
+            f"{kind} features: give --encoder to both calls or to neither"
+        )
+    return centres
+
+
+def _found_centres(features: Sequence[Features], args: argparse.Namespace) -> Centres:
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices,), ("rows",), axis_types=(AxisType.Auto,))
+    widths = {rows.rows_ND.shape[1] for rows in features}
+    if len(widths) > 1:
+        raise ValueError(f"the record sets have features of different lengths {sorted(widths)}")
+    rows_ND = np.concatenate([rows.rows_ND[rows.readable_N] for rows in features])
+    found = kmeans(
+        rows_ND, args.k, seed=args.seed, iterations=args.iterations, init=args.init, mesh=mesh
+    )
+    # Rows and centres have unit length: squared distance = 2 - 2 cos.
+    cosine = 1 - found.inertia[-1] / len(rows_ND) / 2
+    print(
+        f"k-means: {len(rows_ND)} rows of {rows_ND.shape[1]} features, k = {args.k}, "
+        f"{len(found.inertia) - 1} updates on {devices} device(s)\n"
+        f"  inertia {found.inertia[0]:.4g} -> {found.inertia[-1]:.4g}, "
+        f"mean cosine with the nearest centre {cosine:.3f}"
+    )
+    meta: dict[str, Any] = {
+        "features": "encoder" if args.encoder else "descriptor",
+        "encoder": args.encoder,
+        "records": [str(Path(path)) for path in args.records],
+        "rows": len(rows_ND),
+        "k": args.k,
+        "seed": args.seed,
+        "init": args.init,
+        "inertia": found.inertia,
+    }
+    return Centres(found.centres_KD, meta)
+
+
+def _summary(record_set: RecordSet, labels_Nn: np.ndarray, k: int, path: Path) -> list[str]:
+    known_N = labels_Nn[:, 0] >= 0
+    sizes_K = np.bincount(labels_Nn[known_N, 0], minlength=k)
+    lines = [
+        f"{path}: {len(labels_Nn)} records, {labels_Nn.shape[1]} label(s) each, "
+        f"{int((~known_N).sum())} unreadable",
+        f"  cluster sizes: min {sizes_K.min()}, median {np.median(sizes_K):g}, max {sizes_K.max()}",
+    ]
+    found = agreement(record_set, labels_Nn)
+    return lines + [
+        f"  NMI with {name}: {value.nmi:.3f} (shuffled labels: {value.shuffled:.3f})"
+        for name, value in found.items()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""The nearest centres of each row, by cosine.
+
+Shapes: N rows, D features, K centres, C rows of one chunk, n nearest.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Cosines held at once: 2^24 float32 are 64 MiB. Below 256 rows a chunk's matmul no longer pays for
+# reading the centres.
+CHUNK_ELEMENTS = 2**24
+CHUNK_ROWS_AT_LEAST = 256
+
+
+def nearest_centres(
+    features_ND: np.ndarray, centres_KD: np.ndarray, n: int, chunk: int | None = None
+) -> np.ndarray:
+    """The n centres of the largest cosine with each row, exactly.
+
+    Args:
+      features_ND: finite float rows of any length.
+      centres_KD: finite float rows of any length.
+      n: how many, 1 <= n <= K. The published labels take 10.
+      chunk: rows whose [C, K] cosines are held at once; by default chosen from K.
+
+    Returns:
+      int32 [N, n], nearest first; of equally near centres the one of the lower index comes first.
+
+    Raises:
+      ValueError: n out of range, or arrays that do not fit each other.
+    """
+    x_ND, unit_KD = unit_rows(features_ND), unit_rows(centres_KD)
+    if not 1 <= n <= len(unit_KD):
+        raise ValueError(f"n={n}: choose 1 <= n <= the number of centres, which is {len(unit_KD)}")
+    if x_ND.shape[1] != unit_KD.shape[1]:
+        raise ValueError(
+            f"features have {x_ND.shape[1]} columns and centres {unit_KD.shape[1]}: "
+            "were the centres made from other features?"
+        )
+    chunk = min(chunk or chunk_rows(len(unit_KD)), max(len(x_ND), 1))
+    unit_KD = jax.device_put(unit_KD)
+    parts = [np.zeros((0, n), np.int32)]
+    for start in range(0, len(x_ND), chunk):
+        x_CD = x_ND[start : start + chunk]
+        padded = np.pad(x_CD, ((0, chunk - len(x_CD)), (0, 0)))  # one shape, one compilation
+        parts.append(np.asarray(_nearest(padded, unit_KD, n=n))[: len(x_CD)])
+    return np.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _nearest(x_CD: jax.Array, centres_KD: jax.Array, *, n: int) -> jax.Array:
+    return jax.lax.top_k(cosines(x_CD, centres_KD), n)[1].astype(jnp.int32)
+
+
+def cosines(a_MD: jax.Array, b_KD: jax.Array) -> jax.Array:
+    """Dot products of unit rows [M, K].
+
+    In full float32: the default precision of an accelerator would round the inputs.
+    """
+    return jnp.matmul(a_MD, b_KD.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def unit_rows(x_ND: np.ndarray) -> np.ndarray:
+    """Rows of unit length, float32; a row of zeros stays one and is equally far from every centre.
+
+    Raises:
+      ValueError: x is not a matrix or holds NaN or infinity.
+    """
+    x_ND = np.asarray(x_ND, np.float32)
+    if x_ND.ndim != 2:
+        raise ValueError(f"features have shape {x_ND.shape}; give [rows, features]")
+    finite_N = np.isfinite(x_ND).all(axis=1)
+    if not finite_N.all():
+        raise ValueError(
+            f"row {int(np.argmin(finite_N))} of the features is not finite "
+            f"({int((~finite_N).sum())} such rows): leave those rows out"
+        )
+    norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
+    return x_ND / np.maximum(norm_N1, np.finfo(np.float32).tiny)
+
+
+def chunk_rows(k: int) -> int:
+    """Rows per chunk for k centres."""
+    return max(CHUNK_ROWS_AT_LEAST, CHUNK_ELEMENTS // k)
