@@ -1,4 +1,4 @@
-"""Exchange with PyTorch: weight maps in numpy and safetensors, the files that ship with an export in `hf/`."""
+"""Exchange with PyTorch: weight maps in numpy; `hf/` holds the files that ship with an export."""
 
 from __future__ import annotations
 
