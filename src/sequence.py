@@ -63,12 +63,12 @@ class PatchSequence:
         return self.patches.shape[1]
 
     def flat(self) -> np.ndarray:
-        """The patches as the model takes them: uint8 [L, P*P*3], each flattened (row, column, channel)."""
+        """The patches as the model takes them: uint8 [L, P*P*3], flattened (row, column, channel)."""
         return self.patches.reshape(len(self), -1)
 
 
 def slot_times(num_samples: int) -> np.ndarray:
-    """Slots of `num_samples` evenly sampled frames on the time axis: round(i*63/(m-1)), half to even.
+    """Slots of evenly sampled frames on the time axis: round(i*63/(m-1)), half to even.
 
     Args:
       num_samples: number of sampled frames m, 1 to 64.
@@ -90,7 +90,7 @@ def _require_array(name: str, value: object, dtype: type) -> None:
 
 
 def _require_sorted(positions_L3: np.ndarray) -> None:
-    """Rows strictly increasing in lexicographic (t, h, w) order: sorted and free of duplicates at once."""
+    """Rows strictly increase in lexicographic order: they are sorted and free of duplicates."""
     before, after = positions_L3[:-1], positions_L3[1:]
     differs = before != after
     first = differs.argmax(axis=1)

@@ -23,7 +23,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def media() -> Path:
-    """A folder of real clips, which the repository does not carry; CODECVIT_MEDIA points elsewhere."""
+    """A folder of real clips, which the repository does not carry; see CODECVIT_MEDIA."""
     folder = Path(os.environ.get("CODECVIT_MEDIA", ROOT.parent / "shared" / "media"))
     if not folder.is_dir():
         pytest.skip(f"no folder of real clips at {folder} (set CODECVIT_MEDIA)")

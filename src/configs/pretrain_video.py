@@ -14,8 +14,10 @@ size has been run with this file yet.
 
 from __future__ import annotations
 
-from codecvit.configs.common import parse_arg
 from ml_collections import ConfigDict
+
+from codecvit.configs.common import parse_arg
+from codecvit.trainers.config import add_defaults
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -52,4 +54,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.probes = ConfigDict()
     config.seed = 0
     config.log_steps = 50
-    return config
+    return add_defaults(config)

@@ -13,6 +13,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+from ml_collections import ConfigDict
+
 from ..models.vit import ViTConfig
 
 
@@ -220,12 +223,61 @@ class PretrainConfig:
         return dataclasses.asdict(self)
 
 
+def add_defaults(config: ConfigDict) -> ConfigDict:
+    """Gives a config file's ConfigDict every field that it may have, so that any can be overridden.
+
+    Args:
+      config: what a `get_config` has set.
+
+    Returns:
+      The same object; ml_collections lets the command line change only fields that exist.
+    """
+    for name in ("optim", "mesh", "checkpoint"):
+        _add(config, name, _defaults(PretrainConfig)[name])
+    for name in ("probes", "seed", "log_steps", "max_nan_steps", "max_bad_records", "peak_tflops"):
+        _add(config, name, _defaults(PretrainConfig)[name])
+    for group, kind in (("sources", SourceConfig), ("heads", HeadConfig), ("probes", ProbeConfig)):
+        for values in config[group].values():
+            for name, value in _defaults(kind).items():
+                _add(values, name, value)
+    for name, value in _defaults(ViTConfig).items():
+        _add(config.model, name, value)
+    return config
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Fields of a dataclass that have a default, as plain types."""
+    made = {}
+    for field in dataclasses.fields(kind):
+        if field.default_factory is not dataclasses.MISSING:
+            made[field.name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+            made[field.name] = (
+                dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            )
+    return made
+
+
+def _add(owner: ConfigDict, name: str, value: Any) -> None:
+    if name not in owner:
+        owner[name] = ConfigDict(value) if isinstance(value, dict) else value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _add(owner[name], key, item)
+
+
 def model_config(values: Mapping[str, Any] | ViTConfig) -> ViTConfig:
-    """A ViTConfig from a config file's `model` section or from a checkpoint's resolved one."""
+    """A ViTConfig from a config file's `model` section or from a checkpoint's resolved one.
+
+    `dtype = "auto"` becomes float32 on a CPU, whose bfloat16 is slow, and bfloat16 elsewhere.
+    """
     if isinstance(values, ViTConfig):
         return values
     values = dict(values)
     variant = values.pop("variant", None)
+    if values.get("dtype") == "auto":
+        values["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     known = [field.name for field in dataclasses.fields(ViTConfig)]
     for key in values:
         if key not in known:

@@ -1,6 +1,6 @@
 """Pretraining by cluster discrimination: the story of one run, from top to bottom.
 
-    codecvit train --config=src/configs/pretrain_video.py:data=records --workdir=runs/first
+    codecvit train --config=src/configs/pretrain_video.py:records=records/codec --workdir=runs/first
     [--config.optim.lr=3e-4]
 
 (= python -m codecvit.trainers.pretrain ...). Run it again with the same --workdir and it goes on
@@ -21,11 +21,12 @@ import jax
 import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from .. import __version__
 from ..data.pipeline import Loader, make_loader
-from ..data.records import RecordSet
+from ..data.records import RecordSet, load_labels
 from . import mesh as meshes
 from .checkpoints import Checkpoints
 from .config import PretrainConfig
@@ -49,14 +50,15 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> dict[str, float]:
       ValueError: the configuration, a record set or an earlier checkpoint doesn't fit.
       TrainingStopped: too many non-finite steps or unreadable records.
     """
-    workdir = Path(workdir)
+    mesh = meshes.make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        return _run(config, Path(workdir), mesh)
+
+
+def _run(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
     workdir.mkdir(parents=True, exist_ok=True)
     first_process = jax.process_index() == 0
     stop = StopSignal()
-
-    # --- Mesh ---------------------------------------------------------------------------------
-    mesh = meshes.make_mesh(config.mesh)
-    jax.set_mesh(mesh)
 
     # --- Data ---------------------------------------------------------------------------------
     loaders = {name: open_source(config, name) for name in config.sources}
@@ -196,8 +198,15 @@ def open_source(config: PretrainConfig, name: str) -> Loader:
             f"config.sources.{name}.batch_size = {source.batch_size} must be a multiple of the "
             f"{jax.process_count()} processes"
         )
+    records = RecordSet(source.records)
+    labels, head = load_labels(records, source.labels), config.heads[source.head]
+    if labels.num_classes > head.num_classes:
+        raise ValueError(
+            f"labels {source.labels!r} of {records.path} have {labels.num_classes} classes, but "
+            f"config.heads.{source.head}.num_classes = {head.num_classes}"
+        )
     return make_loader(
-        RecordSet(source.records),
+        records,
         batch_size=source.batch_size,
         budget=source.budget,
         labels=source.labels,
@@ -263,12 +272,21 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     try:
         rest = values(["codecvit train", *argv])[1:]
-        if rest or values.config is None or values.workdir is None:
-            raise ValueError(f"--config and --workdir are needed; not understood: {rest}")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections raises any of these for a field that is unknown or of another type.
+        print(f"codecvit train: {error}", file=sys.stderr)
+        return 2
+    if rest or values.config is None or values.workdir is None:
+        print(
+            f"codecvit train: --config and --workdir are needed; not understood: {rest}",
+            file=sys.stderr,
+        )
+        return 2
+    try:
         meshes.start_processes()
         config = PretrainConfig.from_dict(values.config.to_dict())
         pretrain(config, values.workdir)
-    except (flags.Error, ValueError, FileNotFoundError, TrainingStopped) as error:
+    except (ValueError, TrainingStopped) as error:
         print(f"codecvit train: {error}", file=sys.stderr)
         return 1
     return 0

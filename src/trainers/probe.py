@@ -20,9 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ..data.labels import load_labels
 from ..data.pipeline import iterate_once
-from ..data.records import RecordSet
+from ..data.records import RecordSet, load_labels
 from ..evaluators.knn import knn
 from ..evaluators.linear_probe import linear_probe
 from ..models.vit import ViT, ViTConfig

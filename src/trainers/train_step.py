@@ -105,8 +105,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
 
-        norms = {"encoder": optax.global_norm(grads["encoder"])}
-        norms |= {f"head_{name}": optax.global_norm(g) for name, g in grads["heads"].items()}
+        norms = {"encoder": optax.tree.norm(grads["encoder"])}
+        norms |= {f"head_{name}": optax.tree.norm(g) for name, g in grads["heads"].items()}
         finite = jnp.isfinite(loss) & jnp.isfinite(sum(norms.values()))
         old = {key: state[key] for key in new}
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

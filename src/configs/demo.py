@@ -1,0 +1,64 @@
+"""The demo: a Ti with 4 blocks on the made digit clips, minutes on two CPU cores.
+
+    bash scripts/demo.sh            (which calls, for each of codec and frames)
+    codecvit train --config=src/configs/demo.py:data=demo_out/records,mode=codec
+    --workdir=demo_out/runs/codec
+
+Arguments: data, the folder with train/MODE and, for the probes, test/MODE; mode: codec or frames;
+  classes, the clusters; labels;
+steps; seed; probes: label columns joined by "+", empty for none.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from codecvit.configs.common import parse_arg
+from codecvit.trainers.config import add_defaults
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The configuration; see the file's docstring for `arg`."""
+    arg = parse_arg(
+        arg,
+        data="demo_out/records",
+        mode="codec",
+        labels="clusters",
+        classes=64,
+        steps=150,
+        seed=0,
+        probes="motion+digit",
+    )
+    train, test = f"{arg.data}/train/{arg.mode}", f"{arg.data}/test/{arg.mode}"
+    config = ConfigDict()
+    config.model = ConfigDict({"variant": "Ti/14", "depth": 4, "dtype": "auto"})
+    config.sources = ConfigDict(
+        {
+            "video": {
+                "records": train,
+                "batch_size": 32,
+                "budget": 128,
+                "labels": arg.labels,
+                "labels_drawn": 1,
+            }
+        }
+    )
+    config.heads = ConfigDict({"main": {"num_classes": arg.classes}})
+    config.total_steps = arg.steps
+    config.optim = ConfigDict({"lr": 1e-3, "warmup_steps": arg.steps // 10, "schedule": "cosine"})
+    config.checkpoint = ConfigDict({"every_steps": 50, "keep": 2})
+    config.probes = ConfigDict(
+        {
+            column: {
+                "train_records": train,
+                "test_records": test,
+                "labels": column,
+                "every_steps": 1_000_000,
+            }
+            for column in arg.probes.split("+")
+            if column
+        }
+    )
+    config.seed = arg.seed
+    config.log_steps = 10
+    return add_defaults(config)

@@ -1,0 +1,107 @@
+"""Schedules, groups and decay of the optimiser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codecvit.trainers.config import HeadConfig, OptimConfig
+from codecvit.trainers.optim import SCHEDULES, decay_mask, make_optimizer, make_schedule
+
+HEADS = {"main": HeadConfig(num_classes=8)}
+
+
+def params(value=1.0):
+    return {
+        "encoder": {
+            "blocks": {
+                "norm1": {"scale": jnp.full((2, 3), value), "bias": jnp.full((2, 3), value)},
+                "attn": {
+                    "qkv": {"kernel": jnp.full((2, 3, 9), value), "bias": jnp.full((2, 9), value)}
+                },
+            },
+            "head": {"probe": jnp.full((1, 1, 3), value)},
+        },
+        "heads": {"main": {"centres": jnp.full((8, 3), value)}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "at_half", "at_end"),
+    [
+        ("linear", 0.5, 0.0),
+        ("poly2", 0.25, 0.0),
+        ("cosine", 0.5, 0.0),
+        ("constant", 1.0, 1.0),
+        ("rsqrt", (10 / 60) ** 0.5, (10 / 110) ** 0.5),
+    ],
+)
+def test_schedules_have_their_golden_values(name, at_half, at_end):
+    schedule = make_schedule(OptimConfig(lr=2.0, schedule=name, warmup_steps=10), 110)
+    assert schedule(0) == pytest.approx(0.2)  # a tenth of the peak: neither 0 nor the full rate
+    assert schedule(9) == pytest.approx(2.0)
+    assert schedule(10) == pytest.approx(2.0)
+    assert schedule(60) == pytest.approx(2.0 * at_half, abs=1e-6)
+    assert schedule(110) == pytest.approx(2.0 * at_end, abs=1e-6)
+
+
+def test_a_schedule_without_warm_up_starts_at_its_peak():
+    assert make_schedule(OptimConfig(lr=1.0), 10)(0) == 1.0
+
+
+def test_unknown_schedule_and_long_warm_up_are_refused():
+    with pytest.raises(ValueError, match=f"'steps' is not one of {', '.join(sorted(SCHEDULES))}"):
+        make_schedule(OptimConfig(schedule="steps"), 10)
+    with pytest.raises(ValueError, match="warmup_steps = 10 must lie in 0..9"):
+        make_schedule(OptimConfig(warmup_steps=10), 10)
+
+
+def test_only_kernels_and_centres_decay():
+    mask = decay_mask(params())
+    decayed = [
+        jax.tree_util.keystr(p) for p, yes in jax.tree_util.tree_leaves_with_path(mask) if yes
+    ]
+    assert decayed == [
+        "['encoder']['blocks']['attn']['qkv']['kernel']",
+        "['heads']['main']['centres']",
+    ]
+
+
+def step(gradients, optim, heads=HEADS):
+    optimizer = make_optimizer(optim, heads, total_steps=100)
+    start = params()
+    updates, _ = optimizer.update(gradients, optimizer.init(start), start)
+    return updates
+
+
+def test_weight_decay_moves_what_has_no_gradient():
+    zero = jax.tree.map(jnp.zeros_like, params())
+    updates = step(zero, OptimConfig(lr=0.1, weight_decay=0.5, schedule="constant"))
+    blocks = updates["encoder"]["blocks"]
+    np.testing.assert_allclose(blocks["attn"]["qkv"]["kernel"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(blocks["attn"]["qkv"]["bias"], 0)
+    np.testing.assert_allclose(blocks["norm1"]["scale"], 0)
+    np.testing.assert_allclose(updates["encoder"]["head"]["probe"], 0)
+    np.testing.assert_allclose(updates["heads"]["main"]["centres"], -0.1 * 0.05, rtol=1e-6)
+
+
+def test_a_huge_head_gradient_does_not_shrink_the_encoders_step():
+    # eps as large as the clipped gradient makes Adam's step depend on its size.
+    optim = OptimConfig(lr=0.1, weight_decay=0.0, schedule="constant", clip_norm=1.0, eps=1.0)
+    ones = jax.tree.map(jnp.ones_like, params())
+    heads = {"main": HeadConfig(num_classes=8, weight_decay=0.0)}
+    small = step(ones, optim, heads)
+    ones["heads"]["main"]["centres"] *= 1e6
+    large = step(ones, optim, heads)
+    jax.tree.map(np.testing.assert_array_equal, small["encoder"], large["encoder"])
+    clipped = np.asarray(large["heads"]["main"]["centres"])
+    g = 5.0 / np.sqrt(24)  # 24 equal values clipped to norm 5
+    np.testing.assert_allclose(clipped, -0.1 * g / (g + 1), rtol=1e-5)
+
+
+def test_the_heads_learning_rate_is_a_multiple():
+    heads = {"main": HeadConfig(num_classes=8, lr_mult=3.0, weight_decay=0.0)}
+    optim = OptimConfig(lr=0.1, weight_decay=0.0, schedule="constant")
+    updates = step(jax.tree.map(jnp.ones_like, params()), optim, heads)
+    np.testing.assert_allclose(updates["encoder"]["head"]["probe"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["heads"]["main"]["centres"], -0.3, rtol=1e-5)
