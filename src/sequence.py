@@ -63,7 +63,7 @@ class PatchSequence:
         return self.patches.shape[1]
 
     def flat(self) -> np.ndarray:
-        """The patches as the model takes them: uint8 [L, P*P*3], flattened (row, column, channel)."""
+        """The patches as the model takes them: uint8 [L, P*P*3], flat (row, column, channel)."""
         return self.patches.reshape(len(self), -1)
 
 

@@ -1,0 +1,72 @@
+"""Image file -> RGB view -> patch sequence."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..sequence import PatchSequence
+from .decode import scaled_size
+from .errors import MediaError
+
+# What Pillow's readers raise on damaged files, besides its own errors (which are OSErrors).
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:
+    """The centre of an image, its short side scaled to `size`.
+
+    Args:
+      path: any file that Pillow reads; of an animation the first frame.
+      size: side of the view in pixels.
+
+    Returns:
+      uint8 [size, size, 3], RGB.
+
+    Raises:
+      MediaError: the file is missing, damaged, no image, or larger than Pillow's limit on pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise MediaError(
+                    path, f"has {image.width} x {image.height} pixels, more than {limit}"
+                )
+            upright = ImageOps.exif_transpose(image)
+            height, width = scaled_size(upright.height, upright.width, size)
+            scaled = _to_rgb(upright).resize((width, height), Image.Resampling.BICUBIC)
+    except MediaError:
+        raise
+    except _DAMAGE as error:
+        raise MediaError(path, f"cannot be read as an image ({error})") from error
+    top, left = (height - size) // 2, (width - size) // 2
+    return np.asarray(scaled)[top : top + size, left : left + size]
+
+
+def image_sequence(rgb_SS3: np.ndarray, patch: int) -> PatchSequence:
+    """Cuts a view into patches at t = 0.
+
+    Args:
+      rgb_SS3: uint8, S a multiple of patch.
+      patch: side of a patch in pixels.
+
+    Returns:
+      The patch sequence, (S / patch)^2 patches.
+    """
+    grid = len(rgb_SS3) // patch
+    patches = (
+        rgb_SS3.reshape(grid, patch, grid, patch, 3).swapaxes(1, 2).reshape(-1, patch, patch, 3)
+    )
+    h, w = np.divmod(np.arange(grid**2, dtype=np.int32), grid)
+    return PatchSequence(patches, np.stack([np.zeros_like(h), h, w], axis=1))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would cut 16-bit grey at 255, which is white nearly everywhere.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")

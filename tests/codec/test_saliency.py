@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from codecvit.codec.config import PRESETS, SelectionConfig
+from codecvit.codec.motion import Motion
+from codecvit.codec.saliency import motion_score, residual_score, saliency
+
+
+def _errors(seed=0, pairs=4, blocks=9):
+    rng = np.random.default_rng(seed)
+    loud = np.geomspace(4, 60, pairs)[:, None, None]  # later frames differ more
+    return np.minimum(rng.exponential(loud, (pairs, blocks, 256)), 255).astype(np.uint8)
+
+
+def _percentile(values):
+    return float(np.quantile(values, 0.95, method="inverted_cdf"))
+
+
+@pytest.mark.parametrize("scale", ["clip", "sqrt", "frame"])
+def test_residual_score_is_the_mean_of_errors_cut_at_their_percentile(scale):
+    errors = _errors()
+    clip = _percentile(errors)
+    score = residual_score(errors, scale)
+    for t in range(len(errors)):
+        frame = _percentile(errors[t])
+        limit = max({"clip": clip, "sqrt": np.sqrt(clip * frame), "frame": frame}[scale], 2.0)
+        np.testing.assert_allclose(
+            score[t], np.minimum(errors[t] / limit, 1).mean(axis=1), rtol=1e-5
+        )
+
+
+def test_clip_scale_keeps_a_still_frame_low_and_frame_scale_lifts_it():
+    errors = _errors()
+    by_clip, by_frame = residual_score(errors, "clip"), residual_score(errors, "frame")
+    assert by_clip[0].mean() < 0.25 * by_clip[-1].mean()
+    assert by_frame[0].mean() > 0.7 * by_frame[-1].mean()
+    mixed = residual_score(errors, "sqrt")[0].mean()
+    assert by_clip[0].mean() < mixed < by_frame[0].mean()
+
+
+def test_noise_below_two_levels_does_not_become_salient():
+    errors = np.ones((2, 4, 256), np.uint8)
+    np.testing.assert_allclose(residual_score(errors, "frame"), 0.5)
+
+
+def test_motion_score_counts_length_and_texture():
+    moved = np.zeros((2, 40, 2), np.float32)
+    moved[0, :, 0] = np.linspace(0, 39, 40)
+    texture = np.full((2, 40), 8, np.float32)
+    texture[0, 39] = 1
+    score = motion_score(moved, texture, "frame")
+    limit = np.quantile(np.arange(40), 0.95)
+    np.testing.assert_allclose(score[0, :39], np.minimum(np.arange(39) / limit, 1), rtol=1e-5)
+    assert score[0, 39] == pytest.approx(0.25)  # a quarter of the texture that counts whole
+    assert not score[1].any()
+
+
+def test_jitter_below_half_a_pixel_stays_small():
+    moved = np.full((1, 10, 2), [0.1, 0], np.float32)
+    score = motion_score(moved, np.full((1, 10), 9, np.float32), "frame")
+    np.testing.assert_allclose(score, 0.2, rtol=1e-5)
+
+
+def _motion(seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-9, 10, (4, 9, 2)).astype(np.float32)
+    return Motion(vectors, _errors(seed), rng.uniform(0, 20, (4, 9)).astype(np.float32))
+
+
+def test_score_is_the_weighted_mean_of_its_parts():
+    motion = _motion()
+    base = SelectionConfig(camera="none")
+    residual = saliency(motion, 3, dataclasses.replace(base, w_mv=0.0))
+    moved = saliency(motion, 3, dataclasses.replace(base, w_res=0.0, w_mv=1.0))
+    np.testing.assert_array_equal(residual, residual_score(motion.error_TNB, "clip"))
+    both = saliency(motion, 3, dataclasses.replace(base, w_res=2.0, w_mv=0.5))
+    np.testing.assert_allclose(both, 0.8 * residual + 0.2 * moved, rtol=1e-5)
+    assert both.dtype == np.float32
+    assert 0 <= both.min() <= both.max() <= 1
+
+
+def test_presets_differ():
+    scores = [saliency(_motion(), 3, config) for config in PRESETS.values()]
+    assert not np.allclose(scores[0], scores[1])
+
+
+def test_no_pairs_no_scores():
+    empty = Motion(
+        np.zeros((0, 9, 2), np.float32),
+        np.zeros((0, 9, 256), np.uint8),
+        np.zeros((0, 9), np.float32),
+    )
+    for config in PRESETS.values():
+        assert saliency(empty, 3, config).shape == (0, 9)
