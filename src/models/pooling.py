@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .mlp import INIT, Mlp
+from .mlp import Mlp, linear
 
 _MASKED = -1e30  # finite: a row without valid tokens stays finite
 
@@ -31,7 +31,7 @@ class PoolingAttention(nn.Module):
     """
 
     num_heads: int
-    dtype: jnp.dtype
+    dtype: str
 
     @nn.compact
     def __call__(
@@ -53,8 +53,7 @@ class PoolingAttention(nn.Module):
         probs_BHL = jax.nn.softmax(scores_BHL, axis=-1).astype(self.dtype)
         mean_BHD = jnp.einsum("BHL,BLD->BHD", probs_BHL, x_BLD)
         values_BHK = jnp.einsum("BHD,DHK->BHK", mean_BHD, kernel_D3HK[:, 2]) + bias_3HK[2]
-        out = nn.Dense(D, dtype=self.dtype, kernel_init=INIT, name="out")
-        return out(values_BHK.reshape(-1, D))
+        return linear(D, self.dtype, "out")(values_BHK.reshape(-1, D))
 
 
 class AttentionPool(nn.Module):
@@ -68,7 +67,7 @@ class AttentionPool(nn.Module):
 
     num_heads: int
     mlp_dim: int
-    dtype: jnp.dtype
+    dtype: str
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:

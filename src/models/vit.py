@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .attention import IMPLEMENTATIONS, attention
-from .mlp import INIT, Mlp
+from .mlp import Mlp, linear
 from .pooling import AttentionPool
 from .rope import apply_rope, axis_frequencies, rope_table
 
@@ -138,12 +138,11 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """[B, L, D] -> [B, L, D]."""
         cfg, (B, L, D) = self.config, x_BLD.shape
-        qkv = nn.Dense(3 * D, dtype=cfg.dtype, kernel_init=INIT, name="qkv")(x_BLD)
+        qkv = linear(3 * D, cfg.dtype, "qkv")(x_BLD)
         q, k, v = jnp.moveaxis(qkv.reshape(B, L, 3, cfg.num_heads, -1), 2, 0)
         q, k = apply_rope(q, *rope), apply_rope(k, *rope)
         y_BLHK = attention(q, k, v, lengths_B=lengths_B, impl=cfg.attention_impl)
-        out = nn.Dense(D, dtype=cfg.dtype, kernel_init=INIT, name="out")
-        return out(y_BLHK.reshape(B, L, D))
+        return linear(D, cfg.dtype, "out")(y_BLHK.reshape(B, L, D))
 
 
 class Block(nn.Module):
@@ -159,7 +158,7 @@ class Block(nn.Module):
         """Returns the new x and, for the scan to stack, the same or None."""
         cfg = self.config
         x = x_BLD + Attention(cfg, name="attn")(_layer_norm(cfg, "norm1")(x_BLD), rope, lengths_B)
-        x = x + Mlp(cfg.mlp_dim, jnp.dtype(cfg.dtype), name="mlp")(_layer_norm(cfg, "norm2")(x))
+        x = x + Mlp(cfg.mlp_dim, cfg.dtype, name="mlp")(_layer_norm(cfg, "norm2")(x))
         return x, (x if self.collect else None)
 
 
@@ -200,16 +199,14 @@ class ViT(nn.Module):
         """
         cfg = self.config
         _require_patches(patches_BLP, cfg.patch)
-        embed = nn.Dense(
-            cfg.width, use_bias=False, dtype=cfg.dtype, kernel_init=INIT, name="patch_embed"
-        )
+        embed = linear(cfg.width, cfg.dtype, "patch_embed", use_bias=False)
         x = _layer_norm(cfg, "layernorm_pre")(embed(normalise(patches_BLP)))
         first = x
         # Once, outside of the scan: the angles are the same in every layer.
         rope = rope_table(positions_BL3, cfg.width // cfg.num_heads, cfg.rope_theta)
         x, layers = self._blocks(collect=hidden_states)(x, rope, lengths_B)
         tokens = _layer_norm(cfg, "layernorm_post")(x)
-        pool = AttentionPool(cfg.num_heads, cfg.mlp_dim, jnp.dtype(cfg.dtype), name="head")
+        pool = AttentionPool(cfg.num_heads, cfg.mlp_dim, cfg.dtype, name="head")
         out = {"pooled": pool(tokens, lengths_B)}
         if lengths_B is not None:
             valid_BL = jnp.arange(tokens.shape[1]) < lengths_B[:, None]

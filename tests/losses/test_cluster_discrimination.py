@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -92,13 +93,20 @@ def on_mesh(shape):
     return jax.set_mesh(mesh)
 
 
-def value_and_grads(e, w, y, weights, **options):
-    def loss(e, w):
-        return cluster_discrimination(
-            e, w, y, weights_B=weights, **{"num_classes": CLASSES, **options}
-        )
+@functools.partial(jax.jit, static_argnames="options")
+def step(e, w, y, weights, options):
+    """Compiled once for all tests of the same shapes, options and mesh."""
 
-    (value, metrics), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(e, w)
+    def loss(e, w):
+        return cluster_discrimination(e, w, y, weights_B=weights, **dict(options))
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(e, w)
+
+
+def value_and_grads(e, w, y, weights, **options):
+    """The loss, its metrics and its gradients with respect to embeddings and centres."""
+    options = tuple({"num_classes": CLASSES, **options}.items())
+    (value, metrics), grads = step(e, w, y, weights.astype(np.float32), options)
     return float(value), metrics, *map(np.asarray, grads)
 
 

@@ -68,26 +68,26 @@ def head(x, p, heads):
     return (a + mlp(rms, p["mlp"]))[0]
 
 
-def vit(params, patches, positions, heads):
+def vit(params, patches, positions, heads, eps=1e-6, theta=10000.0):
     """One row: uint8 [L, P*P*3], int [L, 3] -> tokens [L, D], pooled [D], hidden states."""
     mean = np.array([0.48145466, 0.4578275, 0.40821073])
     std = np.array([0.26862954, 0.26130258, 0.27577711])
     pixels = (patches.reshape(len(patches), -1, 3) / 255.0 - mean) / std
     x = pixels.reshape(len(patches), -1) @ params["patch_embed"]["kernel"]
-    x = layer_norm(x, params["layernorm_pre"])
+    x = layer_norm(x, params["layernorm_pre"], eps)
     L, D = x.shape
-    angles = rope_rows(positions, D // heads)
+    angles = rope_rows(positions, D // heads, theta)
     states = [x]
     stacked = params["blocks"]
     for i in range(len(stacked["norm1"]["scale"])):
         p = _layer(stacked, i)
-        q, k, v = np.split(linear(layer_norm(x, p["norm1"]), p["attn"]["qkv"]), 3, axis=-1)
+        q, k, v = np.split(linear(layer_norm(x, p["norm1"], eps), p["attn"]["qkv"]), 3, axis=-1)
         q, k, v = (a.reshape(L, heads, -1) for a in (q, k, v))
         y = attend(rotate(q, angles), rotate(k, angles), v)
         x = x + linear(y.reshape(L, D), p["attn"]["out"])
-        x = x + mlp(layer_norm(x, p["norm2"]), p["mlp"])
+        x = x + mlp(layer_norm(x, p["norm2"], eps), p["mlp"])
         states.append(x)
-    tokens = layer_norm(x, params["layernorm_post"])
+    tokens = layer_norm(x, params["layernorm_post"], eps)
     return tokens, head(tokens, params["head"], heads), states
 
 

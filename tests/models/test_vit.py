@@ -49,13 +49,17 @@ def params():
     return random_params()
 
 
-def test_equals_the_float64_reference(params):
+@pytest.mark.parametrize(("eps", "theta"), [(1e-6, 10000.0), (0.1, 100.0)])
+def test_equals_the_float64_reference(params, eps, theta):
     patches, positions = batch()
+    cfg = dataclasses.replace(SMALL, layer_norm_eps=eps, rope_theta=theta)
     lengths = np.array([L, 15], np.int32)
-    out = forward(params, patches, positions, lengths, hidden_states=True)
+    out = forward(params, patches, positions, lengths, cfg=cfg, hidden_states=True)
     exact = jax.tree.map(lambda x: x.astype(np.float64), params)
     for row, n in enumerate(lengths):
-        tokens, pooled, states = reference.vit(exact, patches[row, :n], positions[row, :n], heads=2)
+        tokens, pooled, states = reference.vit(
+            exact, patches[row, :n], positions[row, :n], heads=2, eps=eps, theta=theta
+        )
         np.testing.assert_allclose(out["tokens"][row, :n], tokens, atol=5e-5)
         np.testing.assert_allclose(out["pooled"][row], pooled, atol=5e-5)
         assert len(out["hidden_states"]) == len(states) == SMALL.depth + 1
@@ -261,6 +265,10 @@ def test_sharded_parameters_give_the_same_numbers(params, plain_loss):
         got, grads = run_loss(SMALL, sharded, lambda x: place(x, ("replica", "fsdp")))
         low = dataclasses.replace(SMALL, dtype="bfloat16")
         pooled = forward(sharded, *batch(), cfg=low)["pooled"]
+        apply = jax.jit(lambda p: ViT(low).apply({"params": p}, *batch()))
+        gathers = [x for x in apply.lower(sharded).as_text().split("\n") if "constraint" in x]
+    # Four matrices of a block, cast before they travel; its vectors stay float32.
+    assert sum("bf16" in x for x in gathers) == 4 and sum("f32" in x for x in gathers) == 8
     np.testing.assert_allclose(got, plain_loss[0], rtol=1e-5)
     assert_trees_close(grads, plain_loss[1], 1e-5)
     want = forward(params, *batch(), cfg=low)["pooled"]
@@ -270,6 +278,7 @@ def test_sharded_parameters_give_the_same_numbers(params, plain_loss):
 def test_variants():
     cfg = ViTConfig.from_variant("Ti/16", depth=4, dtype="bfloat16")
     assert (cfg.width, cfg.depth, cfg.num_heads, cfg.mlp_dim, cfg.patch) == (192, 4, 3, 768, 16)
+    assert (cfg.layer_norm_eps, cfg.rope_theta) == (1e-6, 10000.0)  # as published
     for wrong in ("XL/14", "B", "B/big"):
         with pytest.raises(ValueError, match="one of Ti, S, B, L, H"):
             ViTConfig.from_variant(wrong)
