@@ -1,4 +1,4 @@
-"""What record sets are clustered by: their descriptors, or the embeddings of an encoder.
+"""Features of record sets, to cluster or to probe: their descriptors, or an encoder's embeddings.
 
 Shapes: N records, D features.
 """
@@ -67,13 +67,16 @@ def descriptors(record_set: RecordSet) -> Features:
     return Features(rows_ND, np.array([row is not None for row in found]))
 
 
-def embeddings(record_set: RecordSet, embed: Embed, batch_size: int) -> Features:
+def embeddings(
+    record_set: RecordSet, embed: Embed, batch_size: int, silent: bool = False
+) -> Features:
     """The embeddings that an encoder gives the records.
 
     Args:
       record_set: the set.
       embed: batch of `iterate_once` -> float32 [batch_size, D], as `Encoder.embed`.
       batch_size: records at once.
+      silent: report no progress.
 
     Returns:
       Its features.
@@ -85,7 +88,9 @@ def embeddings(record_set: RecordSet, embed: Embed, batch_size: int) -> Features
     batches = iterate_once(record_set, batch_size, budget)
     rows, readable = [], []
     count = -(-len(record_set) // batch_size)
-    for batch in progress(batches, count, f"embedding {record_set.path}"):
+    if not silent:
+        batches = progress(batches, count, f"embedding {record_set.path}")
+    for batch in batches:
         real_B = batch["index"] >= 0  # the last batch is filled up
         known_B = batch["weight"][real_B] > 0
         rows.append(np.where(known_B[:, None], embed(batch)[real_B], np.float32(0)))

@@ -10,6 +10,8 @@ carry colours, edges and motion in known proportions. Its length does not depend
            outward, ..., clockwise, ..., inward, ..., anticlockwise, ...
   speed    6 lengths of the residual motion
   place    4 x 4 cells of the frame with residual motion
+  shape    6 x 6 cells x 8 directions of the luma gradient in a window around what moves, summed
+           over the later frames of the pairs (oriented gradients, Dalal and Triggs 2005)
 
 The views are the first, middle and last frame; the spans are the whole clip and its thirds.
 A shift fills one heading and every turning, a rotation or a change of size the reverse. The parts
@@ -49,6 +51,7 @@ WEIGHTS = {
     "turning": 1.0,
     "speed": 0.3,
     "place": 0.3,
+    "shape": 0.7,
 }
 """Norm of each part, in the order of the parts."""
 
@@ -61,6 +64,8 @@ _GAP = 0.25  # seconds
 _GRID = 16  # blocks along one side of the motion plane
 _SPANS = 4
 _SPEEDS = np.array([2.0, 4.0, 8.0, 16.0, 32.0])  # bin edges, pixels of the motion plane per pair
+_SHAPE_CELLS = 6
+_SHAPE_SIDE = 48  # the window around what moves is scaled to this
 _STILL = 1.0  # pixels: less than that off the camera is no motion
 
 SIZES = {
@@ -70,6 +75,7 @@ SIZES = {
     "turning": _SPANS * _DIRECTIONS,
     "speed": len(_SPEEDS) + 1,
     "place": _CELLS**2,
+    "shape": _SHAPE_CELLS**2 * _DIRECTIONS,
 }
 """Numbers in each part, in the order of the parts."""
 
@@ -120,15 +126,19 @@ def _appearance(rgb_VSS3: np.ndarray) -> dict[str, np.ndarray]:
     cells = views.reshape(len(views), _CELLS, cell, _CELLS, cell, 3)
     colour = np.stack([cells.mean(axis=(2, 4)) - 0.5, cells.std(axis=(2, 4))])
     luma = views @ np.array([0.299, 0.587, 0.114], np.float32)
-    edges = np.zeros((len(views), _CELLS**2, _DIRECTIONS))
-    y, x = np.divmod(np.arange(_SIDE**2), _SIDE)
-    cell_of = (y // cell) * _CELLS + x // cell
-    for view, out in zip(luma, edges, strict=True):
-        down, right = np.gradient(view)
-        # An edge has no sign: doubling the angle makes opposite gradients one direction.
-        angle = 2 * np.arctan2(down, right).ravel()
-        out[:] = _directions(angle, np.hypot(down, right).ravel(), cell_of, _CELLS**2)
+    edges = np.stack([_edges(view, _CELLS) for view in luma])
     return {"colour": colour, "edges": np.sqrt(edges)}
+
+
+def _edges(luma_SS: np.ndarray, cells: int) -> np.ndarray:
+    """Histograms of gradient directions, float64 [cells * cells, directions]."""
+    side = len(luma_SS)
+    y, x = np.divmod(np.arange(side**2), side)
+    cell_of = (y * cells // side) * cells + x * cells // side
+    down, right = np.gradient(luma_SS)
+    # An edge has no sign: doubling the angle makes opposite gradients one direction.
+    angle = 2 * np.arctan2(down, right).ravel()
+    return _directions(angle, np.hypot(down, right).ravel(), cell_of, cells**2)
 
 
 def _scaled(view: np.ndarray) -> np.ndarray:
@@ -137,7 +147,8 @@ def _scaled(view: np.ndarray) -> np.ndarray:
 
 def _motion(clip: Clip) -> dict[str, np.ndarray]:
     """Histograms of what moves against the camera, each block weighted by what its vector gains."""
-    moved_TN2, gain_TN = _residual_motion(clip)
+    first_T, later_T = _pair_ids(clip.seconds_M)
+    moved_TN2, gain_TN = _residual_motion(clip, first_T, later_T)
     pairs, blocks = gain_TN.shape
     place_N2 = block_origins(_GRID) + BLOCK / 2
     total_T1 = np.maximum(gain_TN.sum(axis=1, keepdims=True), 1e-9)
@@ -157,14 +168,47 @@ def _motion(clip: Clip) -> dict[str, np.ndarray]:
         "turning": _spans(turning_TN, gain_TN * lever_TN, third_TN),
         "speed": speed,
         "place": place,
+        "shape": _shape(clip.luma_MSS[later_T], gain_TN),
     }
     return {name: np.sqrt(part) for name, part in parts.items()}
 
 
-def _residual_motion(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+def _shape(luma_TSS: np.ndarray, gain_TN: np.ndarray) -> np.ndarray:
+    """Edges of what moves, in a window that follows its place and its size."""
+    to_pixels = luma_TSS.shape[-1] / _GRID
+    row_N, column_N = np.divmod(np.arange(_GRID**2), _GRID) + np.float64(0.5)
+    edges = np.zeros((_SHAPE_CELLS**2, _DIRECTIONS))
+    for luma_SS, gain_N in zip(luma_TSS, gain_TN, strict=True):
+        total = gain_N.sum()
+        if total <= 0:
+            continue
+        x, y = gain_N @ column_N / total, gain_N @ row_N / total
+        spread = gain_N @ ((column_N - x) ** 2 + (row_N - y) ** 2) / total
+        # Half the side of the square that has this spread; blocks reach half a block further.
+        half = to_pixels * (np.sqrt(1.5 * spread) + 0.5)
+        centre_x, centre_y = x * to_pixels, y * to_pixels
+        window = Image.fromarray(luma_SS).resize(
+            (_SHAPE_SIDE, _SHAPE_SIDE),
+            Image.Resampling.BILINEAR,
+            box=_inside(centre_x, centre_y, half, len(luma_SS)),
+        )
+        edges += _edges(np.asarray(window, np.float32), _SHAPE_CELLS)
+    return edges
+
+
+def _inside(x: float, y: float, half: float, side: int) -> tuple[float, float, float, float]:
+    """A square (left, top, right, bottom) around (x, y), moved and shrunk to lie in the picture."""
+    half = min(half, side / 2)
+    left = min(max(x - half, 0.0), side - 2 * half)
+    top = min(max(y - half, 0.0), side - 2 * half)
+    return left, top, left + 2 * half, top + 2 * half
+
+
+def _residual_motion(
+    clip: Clip, first_T: np.ndarray, later_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(motion [T, N, 2], gain [T, N] in grey levels and 0 where a block stands still), float32."""
-    first_T, second_T = _pair_ids(clip.seconds_M)
-    order = np.stack([first_T, second_T], axis=1).ravel()
+    order = np.stack([first_T, later_T], axis=1).ravel()
     planes, vectors = search_vectors(clip.luma_MSS[order], _GRID)
     vectors_TN2 = vectors[::2]  # the odd ones lead from one pair to the next
     earlier, later = planes[::2], [blocks_of(plane) for plane in planes[1::2]]

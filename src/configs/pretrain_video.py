@@ -2,14 +2,12 @@
 
     codecvit pack VIDEOS --out records --mode codec
     codecvit cluster records/codec --name clusters --k 1000 --n 10
-    codecvit train --config=src/configs/pretrain_video.py:records=records/codec,classes=1000
-    --workdir=runs/video
+    codecvit train --config=src/configs/pretrain_video.py:records=records/codec --workdir=runs/video
 
-Arguments: variant (Ti/14, S/14, B/14, L/14, H/14 or patch 16), records, labels, classes, budget,
-  batch_size, steps.
-The published recipe trains L/14 on 2,048 tokens with 400,000 classes; 1.28e9 samples of it are
-about 5e21 FLOPs by the analytic count, some 3,500 H200 hours at an MFU of 40 %. Nothing of that
-size has been run with this file yet.
+Arguments: variant (Ti, S, B, L or H, with patch 14 or 16, such as L/14), records, labels, classes,
+budget, batch_size, steps.
+Cost: L/14 on 2,048 tokens takes 5.0 TFLOP a sample, forward and backward, by the analytic count of
+trainers/flops.py. Expected result: none yet, nothing of that size has been run with this file.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from ..jobs import Failure, run_jobs
 from .files import write_atomic
 from .progress import progress
 
-DEMO_VERSION = 1
+DEMO_VERSION = 2
 SIDE = 128
 FRAMES = 24
 FPS = 12
@@ -52,12 +52,13 @@ MOTIONS = {
 
 # Angles stay below a quarter turn, which leaves 6 and 9 apart. Sizes are logarithms of pixels.
 TRACKS = {
-    "x": (34.0, SIDE - 34.0),
-    "y": (34.0, SIDE - 34.0),
-    "size": (np.log(36.0), np.log(88.0)),
-    "angle": (-60.0, 60.0),
+    "x": (20.0, SIDE - 20.0),
+    "y": (20.0, SIDE - 20.0),
+    "size": (np.log(32.0), np.log(80.0)),
+    "angle": (-40.0, 40.0),
 }
-_TRAVEL = (0.5, 0.8)  # share of its track that a moving quantity covers in one clip
+_TRAVEL = (0.7, 1.0)  # share of its track that a moving quantity covers in one clip
+_DIMMING = 0.5  # of the photographs, so that the digit stands out against any of their places
 _DRIFT = 0.35  # largest camera speed along each axis, pixels a frame
 _SCALES = (0.8, 1.3)  # photograph pixels per clip pixel
 _TEST_SHARE = 0.375  # of the photographs' width
@@ -131,8 +132,7 @@ def render(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
     drift_T2 = speed * (np.arange(FRAMES)[:, None] - (FRAMES - 1) / 2)
     background = _draw_background(plan.split, drift_T2, rng)
     ink = _choose_digit(plan.split, plan.digit, rng)
-    dark = background.mean() > 127
-    colour = rng.uniform(0, 80, 3) if dark else rng.uniform(175, 255, 3)
+    colour = rng.uniform(200, 255, 3)
     frames, boxes = [], []
     for t in range(FRAMES):
         centre = tracks["x"][t] + drift_T2[t, 0], tracks["y"][t] + drift_T2[t, 1]
@@ -168,7 +168,7 @@ def video_encoder() -> str:
 
 
 def write_demo(
-    folder: Path, train_clips: int = 320, test_clips: int = 128, seed: int = 0, workers: int = 0
+    folder: Path, train_clips: int = 800, test_clips: int = 320, seed: int = 0, workers: int = 0
 ) -> bool:
     """Writes the data set: clips in class folders, train.csv, test.csv, boxes.json, demo.json.
 
@@ -230,8 +230,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--train-clips", type=int, default=320, help="number of training clips")
-    parser.add_argument("--test-clips", type=int, default=128, help="number of test clips")
+    parser.add_argument("--train-clips", type=int, default=800, help="number of training clips")
+    parser.add_argument("--test-clips", type=int, default=320, help="number of test clips")
     parser.add_argument(
         "--workers",
         type=int,
@@ -305,7 +305,7 @@ def _draw_background(split: str, drift_T2: np.ndarray, rng: np.random.Generator)
         )
         for x, y in corner_T2
     ]
-    return np.stack([np.asarray(frame) for frame in frames])
+    return np.rint(np.stack(frames) * _DIMMING).astype(np.uint8)
 
 
 def _place(ink: np.ndarray, centre: tuple[float, float], scale: float, angle: float) -> np.ndarray:

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 JSONL = "metrics.jsonl"
+# What a line on the terminal names; the files have everything.
+SHOWN = ("train/loss", "train/nan_steps", "perf/samples_per_second", "perf/mfu", "probe/")
 
 
 class MetricWriter:
@@ -69,7 +71,8 @@ class MetricWriter:
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
         self._progress.update(self._task, completed=step)
-        self.note(f"step {step}: " + "  ".join(f"{k} {v:.5g}" for k, v in values.items()))
+        shown = {k: v for k, v in values.items() if k.startswith(SHOWN)}
+        self.note(f"step {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
 
     def close(self) -> None:
         if self._active:

@@ -1,11 +1,10 @@
 """Pretraining by cluster discrimination: the story of one run, from top to bottom.
 
-    codecvit train --config=src/configs/pretrain_video.py:records=records/codec --workdir=runs/first
-    [--config.optim.lr=3e-4]
+    codecvit train --config=src/configs/pretrain_video.py:records=records/codec --workdir=runs/video
 
-(= python -m codecvit.trainers.pretrain ...). Run it again with the same --workdir and it goes on
-where it stopped: parameters, optimiser, data position and every random draw. SIGTERM saves and
-  exits 0.
+(= python -m codecvit.trainers.pretrain ...). Any field of the configuration can be set behind it,
+as in --config.optim.lr=3e-4. Run it again with the same --workdir and it goes on where it stopped:
+parameters, optimiser, data position and every random draw. SIGTERM saves and exits 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """k-NN and linear probe of frozen embeddings, inside training and alone.
 
-    codecvit probe ENCODER --train RECORDS --test RECORDS --labels motion [digit ...] [--out
-    results.json] codecvit probe --descriptor --train RECORDS --test RECORDS --labels motion
+    codecvit probe ENCODER --train RECORDS --test RECORDS --labels motion [digit ...] [--out JSON]
+    codecvit probe --descriptor --train RECORDS --test RECORDS --labels motion
 
 ENCODER is a work directory, one checkpoint or an exported folder. `--descriptor` probes the
 training-free descriptor that the records carry, the baseline that an encoder has to beat.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ..data.pipeline import iterate_once
+from ..cluster.features import Features, descriptors, embeddings, encoder_embed
 from ..data.records import RecordSet, load_labels
 from ..evaluators.knn import knn
 from ..evaluators.linear_probe import linear_probe
 from ..models.vit import ViT, ViTConfig
 from .config import ProbeConfig
 from .mesh import put_batch
-
-Embed = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 class Probe:
@@ -73,35 +70,19 @@ class Probe:
             return np.asarray(jax.device_get(pooled), np.float32)
 
         features = [
-            embed_records(records, embed, self._config.batch_size) for records in self._sets
+            embeddings(records, embed, self._config.batch_size, silent=True)
+            for records in self._sets
         ]
         return evaluate(self._sets, features, self._config.labels)
 
 
-def embed_records(records: RecordSet, embed: Embed, batch_size: int) -> np.ndarray:
-    """Embeddings of a whole record set, in its order.
-
-    Args:
-      records: the set.
-      embed: batch -> float32 [B, D].
-      batch_size: rows at once; the last batch is padded.
-
-    Returns:
-      float32 [records, D].
-    """
-    budget = -(-records.manifest["tokens"]["max"] // 64) * 64
-    rows = []
-    for batch in iterate_once(records, batch_size=batch_size, budget=budget):
-        rows.append(embed(batch)[batch["index"] >= 0])
-    return np.concatenate(rows)
-
-
-def evaluate(sets: list[RecordSet], features: list[np.ndarray], labels: str) -> dict[str, float]:
+def evaluate(sets: list[RecordSet], features: list[Features], labels: str) -> dict[str, float]:
     """Both probes of one label column.
 
     Args:
       sets: training and test set.
-      features: their embeddings, float32 [records, D].
+      features: those of their records. An unreadable training record is left out; an unreadable
+        test record keeps its row of zeros and so hardly ever counts as right.
       labels: the label column.
 
     Returns:
@@ -110,18 +91,15 @@ def evaluate(sets: list[RecordSet], features: list[np.ndarray], labels: str) -> 
     known, asked = (load_labels(records, labels) for records in sets)
     # Each set numbers the classes that it has; names make the numbers agree.
     answers = asked.values if known.classes is None else asked.in_classes(known.classes)
-    data = (features[0], known.values[:, 0], features[1], answers[:, 0])
+    train, test = features
+    targets = np.where(train.readable_N, known.values[:, 0], -1).astype(np.int32)
+    data = (train.rows_ND, targets, test.rows_ND, answers[:, 0])
     counts = np.bincount(answers[answers >= 0], minlength=known.num_classes)
     return {
         "knn_top1": knn(*data, num_classes=known.num_classes)["top1"],
         "linear_top1": linear_probe(*data, num_classes=known.num_classes)["top1"],
         "chance": float(counts.max() / counts.sum()),
     }
-
-
-def descriptor_features(records: RecordSet) -> np.ndarray:
-    """The training-free descriptors that the records carry, float32 [records, d]."""
-    return np.stack([records[i].descriptor for i in range(len(records))])
 
 
 def main(argv: list[str]) -> int:
@@ -144,13 +122,10 @@ def main(argv: list[str]) -> int:
     try:
         sets = [RecordSet(args.train), RecordSet(args.test)]
         if args.descriptor:
-            features = [descriptor_features(records) for records in sets]
+            features = [descriptors(records) for records in sets]
         else:
-            # Imported here: `convert.load` reads checkpoints through this package.
-            from ..convert.load import load
-
-            encoder = load(args.encoder)
-            features = [embed_records(records, encoder.embed, args.batch_size) for records in sets]
+            embed = encoder_embed(args.encoder)
+            features = [embeddings(records, embed, args.batch_size) for records in sets]
         results = {labels: evaluate(sets, features, labels) for labels in args.labels}
     except ValueError as error:
         print(f"codecvit probe: {error}", file=sys.stderr)

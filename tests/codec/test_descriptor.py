@@ -100,7 +100,7 @@ def test_camera_alone_is_no_motion(texture, clip_of):
 def _gain(clip):
     from codecvit.codec.descriptor import _residual_motion
 
-    return _residual_motion(clip)[1].sum()
+    return _residual_motion(clip, *pair_ids(clip.seconds_M))[1].sum()
 
 
 def _with_object(frames):

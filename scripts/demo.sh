@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The main job from end to end on this machine: video files -> codec patches -> records -> cluster labels -> pretraining ->
+# probe -> PyTorch folder, and a report that compares codec selection with uniform frames at the same token budget.
+#
+#   bash scripts/demo.sh [--videos DIR] [--out DIR]
+#
+# --videos DIR  any folder of video files; without it the demo makes its own data set of moving digits
+# --out DIR     where everything goes (default demo_out); what is done there already is reused
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+videos="" out=demo_out
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --videos | --out)
+      [ $# -ge 2 ] || { echo "demo.sh: $1 needs a folder" >&2; exit 2; }
+      declare "${1#--}=$2"; shift 2 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) echo "demo.sh: unknown argument '$1' (see --help)" >&2; exit 2 ;;
+  esac
+done
+[ -z "$videos" ] || [ -d "$videos" ] || { echo "demo.sh: --videos $videos is no folder" >&2; exit 2; }
+
+bash setup.sh DEVICE=cpu EXTRAS=demo
+export PATH="$PWD/.venv/bin:$PATH" JAX_PLATFORMS=cpu
+# Large pages for malloc: a training step on a CPU spends 13 % less time (docs/benchmarks.md).
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+exec python scripts/demo.py ${videos:+--videos "$videos"} --out "$out"

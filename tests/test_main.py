@@ -1,0 +1,82 @@
+"""The command line as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import codecvit
+from codecvit.__main__ import VERBS, main
+
+# One option that each verb's help has to name.
+OPTIONS = {
+    "pack": "--mode",
+    "inspect": "--out",
+    "show": "--out",
+    "demo-data": "--train-clips",
+    "cluster": "--k",
+    "train": "--workdir",
+    "probe": "--labels",
+    "export": "--dtype",
+}
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_verb_is_listed(capsys):
+    assert main([]) == 2
+    usage = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == usage
+    assert all(f"  {verb} " in usage for verb in VERBS)
+    assert OPTIONS.keys() == VERBS.keys()
+
+
+def test_an_unknown_verb_is_named(capsys):
+    assert main(["pakc"]) == 2
+    assert "no verb 'pakc'" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"codecvit {codecvit.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    try:
+        code = main([verb, "--help"])
+    except SystemExit as exit_:  # argparse
+        code = exit_.code
+    assert code == 0
+    assert OPTIONS[verb] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["pack", "inspect", "show"])
+def test_the_base_verbs_load_neither_jax_nor_torch(verb):
+    loaded = python(
+        f"""
+import sys
+from codecvit.__main__ import main
+try:
+    main([{verb!r}, "--help"])
+except SystemExit:
+    pass
+import codecvit
+codecvit.pack_video
+print("LOADED", sorted({{"jax", "torch", "flax", "grain", "transformers"}} & sys.modules.keys()))
+"""
+    )
+    assert loaded.splitlines()[-1] == "LOADED []"
+
+
+def test_an_unknown_attribute_is_refused():
+    assert {"load", "pack_video", "pack_image", "PatchSequence"} <= set(dir(codecvit))
+    with pytest.raises(AttributeError, match="no attribute 'pack_vdeo'"):
+        _ = codecvit.pack_vdeo
