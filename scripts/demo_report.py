@@ -128,7 +128,7 @@ frames with the same number of patches. The labels are clusters of the training-
 probes see the frozen embedding of {test["records"]} test clips. {seconds / 60:.1f} minutes, this
 run alone.</p> <h2>Probes</h2>
 {_table(rows)}
-<p>The descriptor is the baseline that needs no training: motion and colour statistics of the clip.
+<p>The descriptor is the baseline that needs no training: statistics of motion, colour and shape.
 One seed; docs/benchmarks.md has three.</p>
 <h2>Codec selection against uniform frames</h2>
 <ul>{"".join(f"<li>{html.escape(text)}</li>" for text in findings)}</ul>

@@ -86,7 +86,8 @@ class MetricWriter:
         rows = [
             json.loads(line) for line in self._path.read_text().splitlines() if line.endswith("}")
         ]
-        kept = [row for row in rows if row["step"] <= start_step]
+        # A run that starts afresh has no row yet, not even those of step 0.
+        kept = [row for row in rows if row["step"] <= start_step and start_step > 0]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(self._path)

@@ -97,7 +97,6 @@ def _run(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
     )
     work = step_work(config)
     peak = config.peak_tflops or peak_tflops(jax.devices()[0])
-    bad_records = 0
     metrics: dict[str, float] = {}
 
     def save(step: int) -> None:
@@ -129,7 +128,6 @@ def _run(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
             asked = time.perf_counter()
             rows = {name: next(iterator) for name, iterator in iterators.items()}
             throughput.waited(time.perf_counter() - asked)
-            bad_records += sum(int((batch["weight"] == 0).sum()) for batch in rows.values())
             batches = {
                 name: meshes.put_batch(on_device(batch), mesh) for name, batch in rows.items()
             }
@@ -140,17 +138,20 @@ def _run(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
             if step % config.log_steps == 0 or last:
                 metrics = {f"train/{key}": float(v) for key, v in step_metrics.items()}
                 metrics |= throughput.rates(**work, devices=mesh.size, peak_tflops=peak)
-                metrics["train/nan_steps"] = float(state["nan_steps"])
-                metrics["train/bad_records"] = float(bad_records)
+                for counter in ("nan_steps", "bad_records"):
+                    metrics[f"train/{counter}"] = float(state[counter])
                 writer.write(step, metrics)
-                check_health(config, step, int(state["nan_steps_in_row"]), bad_records)
-            stopped = stop.reached(step)
-            if step % config.checkpoint.every_steps == 0 or last or stopped:
+                check_health(
+                    config, step, int(state["nan_steps_in_row"]), int(state["bad_records"])
+                )
+            if stop.reached(step) and not last:
                 save(step)
-            evaluate(step)
-            if stopped:
                 writer.note(f"SIGTERM: saved step {step}, stopping")
                 break
+            # Before the save: a run that is killed while it evaluates does the step again.
+            evaluate(step)
+            if step % config.checkpoint.every_steps == 0 or last:
+                save(step)
         if config.total_steps == 0:
             save(0)
     finally:
@@ -238,7 +239,7 @@ def step_work(config: PretrainConfig) -> dict[str, float]:
 def check_health(
     config: PretrainConfig, step: int, nan_steps_in_row: int, bad_records: int
 ) -> None:
-    """Stops a run that no longer trains, or that reads damaged data."""
+    """Stops a run that no longer trains, or that reads damaged data; all processes alike."""
     if nan_steps_in_row >= config.max_nan_steps:
         raise TrainingStopped(
             f"step {step}: loss or gradient not finite for {nan_steps_in_row} steps in a row "

@@ -56,6 +56,7 @@ def init_state(config: PretrainConfig, key: jax.Array) -> State:
         "step": zero,
         "nan_steps": zero,
         "nan_steps_in_row": zero,
+        "bad_records": zero,
     }
 
 
@@ -112,11 +113,13 @@ def make_train_step(
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
         bad = (~finite).astype(jnp.int32)
+        unread = sum(jnp.sum(batch["weight"] == 0, dtype=jnp.int32) for batch in batches.values())
         metrics |= {"loss": loss} | {f"grad_norm/{name}": norm for name, norm in norms.items()}
         return kept | {
             "step": state["step"] + 1,
             "nan_steps": state["nan_steps"] + bad,
             "nan_steps_in_row": (state["nan_steps_in_row"] + 1) * bad,
+            "bad_records": state["bad_records"] + unread,
         }, metrics
 
     return train_step

@@ -91,7 +91,8 @@ def test_rows_of_weight_zero_count_for_nothing(config_values):
     changed = {key: value.copy() for key, value in masked.items()}
     changed["patches"][3] = 0
     changed["labels"][3] = -1
-    a, b = (run(config, [rows])[2][0] for rows in (masked, changed))
+    (_, state, (a,)), (_, _, (b,)) = (run(config, [rows]) for rows in (masked, changed))
+    assert state["bad_records"] == 1
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
     assert a["grad_norm/encoder"] == pytest.approx(b["grad_norm/encoder"], rel=1e-5)
 
