@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from ..models.vit import ViTConfig
+
+VARIANT_FIELDS = ("width", "depth", "num_heads", "mlp_dim", "patch")
+"""Fields of ViTConfig that a variant such as "B/16" sets."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,8 +243,11 @@ def add_defaults(config: ConfigDict) -> ConfigDict:
         for values in config[group].values():
             for name, value in _defaults(kind).items():
                 _add(values, name, value)
-    for name, value in _defaults(ViTConfig).items():
-        _add(config.model, name, value)
+    for field in dataclasses.fields(ViTConfig):
+        # What the variant says is left open: a number given on the command line overrides it.
+        from_variant = field.name in VARIANT_FIELDS
+        default = config_dict.placeholder(int) if from_variant else field.default
+        _add(config.model, field.name, default)
     return config
 
 
@@ -274,7 +280,7 @@ def model_config(values: Mapping[str, Any] | ViTConfig) -> ViTConfig:
     """
     if isinstance(values, ViTConfig):
         return values
-    values = dict(values)
+    values = {key: value for key, value in values.items() if value is not None}
     variant = values.pop("variant", None)
     if values.get("dtype") == "auto":
         values["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -193,10 +193,10 @@ class StopSignal:
 def open_source(config: PretrainConfig, name: str) -> Loader:
     """The loader of one source, for the rows of this process."""
     source = config.sources[name]
-    if source.batch_size % jax.process_count():
+    if source.batch_size % jax.sharding.get_abstract_mesh().size:
         raise ValueError(
             f"config.sources.{name}.batch_size = {source.batch_size} must be a multiple of the "
-            f"{jax.process_count()} processes"
+            f"{jax.sharding.get_abstract_mesh().size} devices"
         )
     records = RecordSet(source.records)
     labels, head = load_labels(records, source.labels), config.heads[source.head]

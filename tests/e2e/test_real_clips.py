@@ -36,7 +36,7 @@ def test_files_become_a_trained_exported_encoder(media, tmp_path):
     assert manifest["records"] >= 5
     assert manifest["records"] + manifest["failures"] == len(CLIPS)
     run("cluster", records, "--name", "clusters", "--k", 2, "--n", 1)
-    settings = f"records={records},classes=2,budget=128,batch_size=4,steps=2,variant=Ti/14"
+    settings = f"records={records},classes=2,budget=128,batch_size=8,steps=2,variant=Ti/14"
     overrides = ["--config.model.depth=1", "--config.sources.video.loader_workers=0"]
     overrides += ["--config.sources.video.labels_drawn=1"]
     config = f"--config=src/configs/pretrain_video.py:{settings}"

@@ -73,3 +73,13 @@ def test_the_command_line_may_change_any_field_of_a_config_file(config_values):
     assert (made.sources["video"].loss_weight, made.model.remat, made.mesh.data) == (2.0, "full", 1)
     plain = PretrainConfig.from_dict(config_values)
     assert PretrainConfig.from_dict(add_defaults(ConfigDict(config_values)).to_dict()) == plain
+
+
+def test_a_variant_sets_what_nobody_overrides(config_values):
+    config_values["model"] = {"variant": "B/16"}
+    config = add_defaults(ConfigDict(config_values))
+    model = PretrainConfig.from_dict(config.to_dict()).model
+    assert (model.width, model.depth, model.patch) == (768, 12, 16)
+    config.model.depth = 2
+    model = PretrainConfig.from_dict(config.to_dict()).model
+    assert (model.width, model.depth, model.patch) == (768, 2, 16)

@@ -200,6 +200,13 @@ def test_wrong_settings_are_named_without_a_traceback(records, tmp_path, argumen
     assert "Traceback" not in done.stderr
 
 
+def test_a_batch_that_the_devices_do_not_divide_is_refused(config_values, tmp_path):
+    config_values["sources"]["video"]["batch_size"] = 12
+    config = PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}})
+    with pytest.raises(ValueError, match="batch_size = 12 must be a multiple of the 8 devices"):
+        pretrain.pretrain(config, tmp_path)
+
+
 def test_another_configuration_does_not_continue_a_run(uninterrupted, config_values, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     config_values["model"]["width"] = 128
