@@ -75,8 +75,9 @@ def main() -> int:
         descriptor,
     )
 
-    checkpoint = find_checkpoint(out / "runs" / "codec")
-    run("export", out / "runs" / "codec", "--out", out / "export", "--image-size", 112)
+    checkpoint = out / "runs" / "codec" / "checkpoints"
+    checkpoint /= find_checkpoint(out / "runs" / "codec").name
+    run("export", checkpoint, "--out", out / "export", "--image-size", 112)
     pictures = out / "pictures"
     pictures.mkdir(exist_ok=True)
     for i, clip in enumerate(pick_clips(inputs["test"])):

@@ -155,6 +155,9 @@ def _read_weights(folder: Path, config: ViTConfig) -> dict[str, Any]:
     if (folder / INDEX).is_file():
         weight_map = _read_json(folder / INDEX)["weight_map"]
         shards = sorted(set(weight_map.values()))
+        for shard in shards:
+            if Path(shard).name != shard:
+                raise ValueError(f"{folder / INDEX}: weight file {shard!r} is no plain file name")
     elif (folder / WEIGHTS).is_file():
         shards = [WEIGHTS]
     else:

@@ -90,6 +90,10 @@ def test_sharded_folder(small, exported):
     (exported / "model-2.safetensors").unlink()
     with pytest.raises(ValueError, match=r"model-2\.safetensors does not exist"):
         load(exported)
+    outside = {name: "../elsewhere/model.safetensors" for name in names}
+    (exported / "model.safetensors.index.json").write_text(json.dumps({"weight_map": outside}))
+    with pytest.raises(ValueError, match=r"'\.\./elsewhere/model\.safetensors' is no plain file"):
+        load(exported)
 
 
 def test_what_is_no_encoder_is_named(tmp_path):
