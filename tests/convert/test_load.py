@@ -90,7 +90,7 @@ def test_sharded_folder(small, exported):
     (exported / "model-2.safetensors").unlink()
     with pytest.raises(ValueError, match=r"model-2\.safetensors does not exist"):
         load(exported)
-    outside = {name: "../elsewhere/model.safetensors" for name in names}
+    outside = dict.fromkeys(names, "../elsewhere/model.safetensors")
     (exported / "model.safetensors.index.json").write_text(json.dumps({"weight_map": outside}))
     with pytest.raises(ValueError, match=r"'\.\./elsewhere/model\.safetensors' is no plain file"):
         load(exported)
