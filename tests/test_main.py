@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -10,16 +11,16 @@ import pytest
 import codecvit
 from codecvit.__main__ import VERBS, main
 
-# One option that each verb's help has to name.
+# Options that each verb's help has to name.
 OPTIONS = {
-    "pack": "--mode",
-    "inspect": "--out",
-    "show": "--out",
-    "demo-data": "--train-clips",
-    "cluster": "--k",
-    "train": "--workdir",
-    "probe": "--labels",
-    "export": "--dtype",
+    "pack": ("--out", "--mode", "--num-frames", "--budget", "--size", "--patch", "--draws"),
+    "inspect": ("--out", "--count"),
+    "show": ("--out", "--budget", "--size"),
+    "demo-data": ("--out", "--train-clips", "--test-clips", "--seed"),
+    "cluster": ("--name", "--k", "--n", "--encoder"),
+    "train": ("--config", "--workdir"),
+    "probe": ("--train", "--test", "--labels", "--descriptor"),
+    "export": ("--out", "--dtype", "--image-size"),
 }
 
 
@@ -43,6 +44,14 @@ def test_an_unknown_verb_is_named(capsys):
     assert "no verb 'pakc'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "stream"), [([], "stdout"), (["pakc"], "stderr")])
+def test_wrong_usage_is_the_exit_status_of_the_process(arguments, stream):
+    command = [sys.executable, "-m", "codecvit", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "usage: codecvit VERB" in getattr(done, stream)
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"codecvit {codecvit.__version__}\n"
@@ -55,7 +64,8 @@ def test_every_verb_explains_itself(verb, capsys):
     except SystemExit as exit_:  # argparse
         code = exit_.code
     assert code == 0
-    assert OPTIONS[verb] in capsys.readouterr().out
+    words = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    assert set(OPTIONS[verb]) <= words
 
 
 @pytest.mark.parametrize("verb", ["pack", "inspect", "show"])

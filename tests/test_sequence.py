@@ -26,6 +26,10 @@ def test_a_good_sequence_keeps_its_arrays():
     assert flat[1, 14 * 3 * 2 + 3 * 5 + 1] == sequence.patches[1, 2, 5, 1]
 
 
+def test_the_patch_side_is_that_of_the_array():
+    assert PatchSequence(patches(side=16), GOOD).patch == 16
+
+
 @pytest.mark.parametrize(
     ("values", "rows", "message"),
     [
@@ -34,6 +38,7 @@ def test_a_good_sequence_keeps_its_arrays():
         (patches(), GOOD.astype(np.int64), "positions must be a numpy array of int32, got int64"),
         (patches()[..., :2], GOOD, r"patches must have shape \[L, P, P, 3\], got \[3, 14, 14, 2\]"),
         (patches()[:, :7], GOOD, r"got \[3, 7, 14, 3\]"),
+        (patches()[..., None], GOOD, r"got \[3, 14, 14, 3, 1\]"),
         (patches(), GOOD[:2], r"positions must have shape \[3, 3\] to match patches, got \[2, 3\]"),
         (patches(0), GOOD[:0], "patches is empty"),
         (patches(), positions([0, 0, 0], [0, -1, 0], [1, 0, 0]), r"positions\[1\] .* is negative"),

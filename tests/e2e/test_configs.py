@@ -15,6 +15,7 @@ from codecvit.data.records import Record, RecordWriter, Storage, encode_record, 
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoints import find_checkpoint
 from codecvit.trainers.config import PretrainConfig
+from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.pretrain import pretrain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs"
@@ -61,6 +62,8 @@ def test_a_shipped_config_trains_and_exports(name, records, tmp_path):
     values["optim"]["warmup_steps"] = 1
     metrics = pretrain(PretrainConfig.from_dict(values), tmp_path / "run")
     assert np.isfinite(metrics["train/loss"])
+    probed = {key for row in read_metrics(tmp_path / "run") for key in row if "probe/" in key}
+    assert {f"probe/{probe}/linear_top1" for probe in values["probes"]} <= probed
     assert find_checkpoint(tmp_path / "run").name == "2"
 
     encoder = codecvit.load(tmp_path / "run")

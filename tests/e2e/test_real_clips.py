@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -21,9 +22,12 @@ CLIPS = (
 VIEW = {"size": 112, "budget": 128, "num_frames": 8}
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
 def run(*arguments):
     command = [sys.executable, "-m", "codecvit", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
