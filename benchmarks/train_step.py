@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--variant Ti/14] [--depth 4] [--batch 16] [--tokens 128]
 
 The step is the trainer's own (forward, backward, AdamW) on random patches. Each variant runs in a
-process of its own, three times in turn; the table has the medians of the step times, and of all of
+process of its own, twice in turn; the table has the medians of the step times, and of all of
 them the fastest. `huge pages` means GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as scripts/demo.sh sets.
 """
 
@@ -25,7 +25,7 @@ VARIANTS = {
     "remat full, huge pages": ({"remat": "full"}, True),
     "unrolled, huge pages": ({"scan": False}, True),
 }
-ROUNDS, STEPS = 3, 10
+ROUNDS, STEPS = 2, 10
 
 
 def main():
