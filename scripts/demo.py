@@ -26,7 +26,8 @@ VIEW = ["--size", "112", "--budget", "128", "--num-frames", "8"]
 MODES = ("codec", "frames")
 CLUSTERS = 32
 STEPS = 450
-WINDOW_SECONDS = 2.0
+WINDOW_SECONDS = 1.0
+MOST_EPOCHS = 40  # of a small folder of videos: more would only learn it by heart
 
 
 def main() -> int:
@@ -53,11 +54,12 @@ def main() -> int:
     # A clip has the same descriptor in both sets, hence the same labels.
     train_sets = [records / "train" / mode for mode in MODES]
     count = json.loads((train_sets[0] / "manifest.json").read_text())["records"]
-    clusters = max(2, min(CLUSTERS, count // 4))
+    clusters = max(2, min(CLUSTERS, count // 2))
+    steps = min(args.steps, max(10, MOST_EPOCHS * count // 16))
     run("cluster", *train_sets, "--name", "clusters", "--k", clusters, "--n", 1)
 
     for mode in MODES:
-        settings = f"data={records},mode={mode},classes={clusters},steps={args.steps}"
+        settings = f"data={records},mode={mode},classes={clusters},steps={steps}"
         settings += f",probes={'+'.join(labels)}"
         run("train", f"--config=src/configs/demo.py:{settings}", f"--workdir={out / 'runs' / mode}")
     train, test = (records / split / "codec" for split in ("train", "test"))
@@ -101,7 +103,7 @@ def run(verb: str, *arguments: object) -> None:
 
 
 def cut_windows(videos: Path, outputs: dict[str, Path]) -> None:
-    """Lists windows of two seconds of every video, in turn for training and for test.
+    """Lists windows of about a second of every video, in turn for training and for test.
 
     A folder of videos has no labels, so the probe asks which video a window comes from.
     """
