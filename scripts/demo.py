@@ -1,8 +1,7 @@
 """What scripts/demo.sh runs: the verbs of `codecvit`, one after the other, and the report.
 
 Every step is a command that can be run by hand; it is printed before it runs. A step whose result
-is there already is done in
-no time: the verbs see it.
+is there already takes no time: the verbs see it.
 """
 
 from __future__ import annotations
@@ -64,18 +63,8 @@ def main() -> int:
         run("train", f"--config=src/configs/demo.py:{settings}", f"--workdir={out / 'runs' / mode}")
     train, test = (records / split / "codec" for split in ("train", "test"))
     descriptor = out / "descriptor.json"
-    run(
-        "probe",
-        "--descriptor",
-        "--train",
-        train,
-        "--test",
-        test,
-        "--labels",
-        *labels,
-        "--out",
-        descriptor,
-    )
+    sets = ("--train", train, "--test", test)
+    run("probe", "--descriptor", *sets, "--labels", *labels, "--out", descriptor)
 
     checkpoint = out / "runs" / "codec" / "checkpoints"
     checkpoint /= find_checkpoint(out / "runs" / "codec").name
@@ -116,10 +105,13 @@ def cut_windows(videos: Path, outputs: dict[str, Path]) -> None:
         except MediaError as error:
             print(f"demo: left out: {error}")
             continue
+        if seconds <= 0:
+            print(f"demo: left out: {path}: a single frame can't be cut in two windows")
+            continue
         windows = max(2, int(seconds / WINDOW_SECONDS))
-        for i in range(windows):
-            bounds = [round(seconds * j / windows, 3) for j in (i, i + 1)]
-            rows[("train", "test")[i % 2]].append([path.resolve(), name, *bounds])
+        edges = [round(seconds * i / windows, 3) for i in range(windows)]
+        for i, (start, end) in enumerate(zip(edges, [*edges[1:], ""], strict=True)):
+            rows[("train", "test")[i % 2]].append([path.resolve(), name, start, end])
     if not rows["train"]:
         sys.exit(f"demo: {videos} holds no readable video ({', '.join(sorted(suffixes))})")
     for split, path in outputs.items():

@@ -7,6 +7,8 @@
 # --videos DIR  any folder of video files; without it the demo makes its own data set of moving digits
 # --out DIR     where everything goes (default demo_out); what is done there already is reused
 set -euo pipefail
+# Folders are meant from where the caller stands, the rest from the root of the clone.
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 videos="" out=demo_out
@@ -19,10 +21,12 @@ while [ $# -gt 0 ]; do
     *) echo "demo.sh: unknown argument '$1' (see --help)" >&2; exit 2 ;;
   esac
 done
+case "$videos" in "" | /*) ;; *) [ "$caller" = "$PWD" ] || videos="$caller/$videos" ;; esac
+case "$out" in /*) ;; *) [ "$caller" = "$PWD" ] || out="$caller/$out" ;; esac
 [ -z "$videos" ] || [ -d "$videos" ] || { echo "demo.sh: --videos $videos is no folder" >&2; exit 2; }
 
 bash setup.sh DEVICE=cpu EXTRAS=demo
 export PATH="$PWD/.venv/bin:$PATH" JAX_PLATFORMS=cpu
-# Large pages for malloc: a training step on a CPU spends 13 % less time (docs/benchmarks.md).
+# Large pages for malloc: a training step on a CPU takes about a tenth less time (docs/benchmarks.md).
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 exec python scripts/demo.py ${videos:+--videos "$videos"} --out "$out"

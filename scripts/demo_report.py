@@ -115,9 +115,10 @@ def write(out: Path, labels: Sequence[str], modes: Sequence[str], seconds: float
     page.write_text(
         f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>CodecViT demo</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-}} table {{ border-collapse: collapse; }} td, th {{ padding: .2rem .8rem; border-bottom: 1px solid
-#ccc; }} td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 1rem; }}
+table {{ border-collapse: collapse; }}
+td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #ccc; }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 img {{ max-width: 100%; image-rendering: pixelated; }} svg {{ border: 1px solid #ccc; }}
 </style></head><body>
 <h1>CodecViT demo</h1>
@@ -126,7 +127,8 @@ for {config["total_steps"]} steps of {source["batch_size"]} clips and {source["b
 cluster discrimination, once on the patches that the codec selection keeps and once on uniform
 frames with the same number of patches. The labels are clusters of the training-free descriptor. The
 probes see the frozen embedding of {test["records"]} test clips. {seconds / 60:.1f} minutes, this
-run alone.</p> <h2>Probes</h2>
+run alone.</p>
+<h2>Probes</h2>
 {_table(rows)}
 <p>The descriptor is the baseline that needs no training: statistics of motion, colour and shape.
 One seed; docs/benchmarks.md has three.</p>

@@ -235,10 +235,8 @@ def add_defaults(config: ConfigDict) -> ConfigDict:
     Returns:
       The same object; ml_collections lets the command line change only fields that exist.
     """
-    for name in ("optim", "mesh", "checkpoint"):
-        _add(config, name, _defaults(PretrainConfig)[name])
-    for name in ("probes", "seed", "log_steps", "max_nan_steps", "max_bad_records", "peak_tflops"):
-        _add(config, name, _defaults(PretrainConfig)[name])
+    for name, value in _defaults(PretrainConfig).items():
+        _add(config, name, value)
     for group, kind in (("sources", SourceConfig), ("heads", HeadConfig), ("probes", ProbeConfig)):
         for values in config[group].values():
             for name, value in _defaults(kind).items():

@@ -102,7 +102,7 @@ class Throughput:
     """Rates between two log lines, and the share of the time spent waiting for data."""
 
     def __init__(self) -> None:
-        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._restart()
 
     def waited(self, seconds: float) -> None:
         """Counts one step whose batch took `seconds` to arrive."""
@@ -135,5 +135,8 @@ class Throughput:
         }
         if peak_tflops:
             rates["perf/mfu"] = tflops / peak_tflops
-        self.__init__()
+        self._restart()
         return rates
+
+    def _restart(self) -> None:
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0

@@ -21,7 +21,9 @@ from codecvit.data.records import RecordSet
 from codecvit.trainers import pretrain
 from codecvit.trainers.checkpoints import Checkpoints, find_checkpoint, restore_params
 from codecvit.trainers.config import PretrainConfig
+from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
 from codecvit.trainers.metrics import MetricWriter, read_metrics
+from codecvit.trainers.train_step import init_state, make_train_step
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
 
@@ -128,6 +130,55 @@ def test_a_run_moves_between_one_and_eight_devices(records, tmp_path, uninterrup
         # Chaotic growth of rounding differences sets the tolerance late in the run.
         tolerance = 1e-5 if row["step"] <= 40 else 1e-2
         assert moved[row["step"]] == pytest.approx(row["train/loss"], rel=tolerance), row["step"]
+
+
+def test_a_checkpoint_moves_between_meshes_and_the_next_loss_with_it(config_values, tmp_path):
+    """1 -> 8 -> 1 devices: each move keeps every bit of the state, and the next loss to 1e-5."""
+    config = PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}})
+    source = config.sources["video"]
+    options = {"labels": source.labels, "labels_drawn": source.labels_drawn}
+    with make_loader(RecordSet(source.records), batch_size=8, budget=16, **options) as loader:
+        batches = [pretrain.on_device(next(loader)) for _ in range(3)]
+    state, losses = None, {1: [], 8: []}
+    for step, (devices, other) in enumerate([(1, 8), (8, 1), (1, 8)]):
+        after = {}
+        for count in (devices, other):
+            mesh = make_mesh(config.mesh, jax.devices()[:count])
+            with jax.set_mesh(mesh):
+                shapes = jax.eval_shape(lambda k: init_state(config, k), jax.random.key(0))
+                places = shard_tree(shapes, mesh, config.mesh)
+                if state is None:
+                    here = jax.jit(lambda k: init_state(config, k), out_shardings=places)(
+                        jax.random.key(0)
+                    )
+                else:
+                    here = restore(tmp_path / str(step), shapes, places)
+                    jax.tree.map(np.testing.assert_array_equal, jax.device_get(here), state)
+                train = jax.jit(make_train_step(config), out_shardings=(places, None))
+                after[count], metrics = train(here, {"video": put_batch(batches[step], mesh)})
+                losses[count].append(float(metrics["loss"]))
+                if count == devices:
+                    save(tmp_path / str(step + 1), after[count])
+        state = jax.device_get(after[devices])
+    np.testing.assert_allclose(losses[1], losses[8], rtol=1e-5)
+
+
+def save(folder, state):
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(1, state, {})
+    checkpoints.close()
+
+
+def restore(folder, shapes, places):
+    checkpoints = Checkpoints(folder, keep=1)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
+    )
+    state, _ = checkpoints.restore(abstract)
+    checkpoints.close()
+    return state
 
 
 def test_the_next_batch_after_a_restart_has_the_same_keys(records, uninterrupted):
