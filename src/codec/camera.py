@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .motion import BLOCK
+from .blocks import BLOCK
 
 _ROUNDS = 6
 _WIDTH = 2.0  # pixels: a block that is off by this much counts half (Cauchy weights)
@@ -19,14 +19,14 @@ _TEXTURED = 4.0  # grey levels of standard deviation
 
 
 def camera_motion(
-    vectors_TN2: np.ndarray, texture_TN: np.ndarray, grid: int, model: str
+    vectors_TN2: np.ndarray, texture_TN: np.ndarray, columns: int, model: str
 ) -> np.ndarray:
     """Vectors that the camera alone would give.
 
     Args:
       vectors_TN2: float32, block vectors (x, y).
       texture_TN: float32, standard deviation of each block.
-      grid: blocks along one side, N = grid * grid.
+      columns: blocks in a row of the frame; N is a multiple of it.
       model: "similarity", "median" or "none".
 
     Returns:
@@ -37,13 +37,13 @@ def camera_motion(
     median_T12 = np.median(vectors_TN2, axis=1, keepdims=True)
     camera_TN2 = np.broadcast_to(median_T12, vectors_TN2.shape).astype(np.float32)
     if model == "similarity":
-        fit_TN2, sound_T = _fit_similarity(vectors_TN2, texture_TN, grid, median_T12)
+        fit_TN2, sound_T = _fit_similarity(vectors_TN2, texture_TN, columns, median_T12)
         camera_TN2[sound_T] = fit_TN2[sound_T]
     return camera_TN2
 
 
 def _fit_similarity(
-    vectors_TN2: np.ndarray, texture_TN: np.ndarray, grid: int, median_T12: np.ndarray
+    vectors_TN2: np.ndarray, texture_TN: np.ndarray, columns: int, median_T12: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Iteratively reweighted least squares from the median on, all frames at once.
 
@@ -51,8 +51,8 @@ def _fit_similarity(
       (float32 [T, N, 2], bool [T]: False where too few blocks carry texture or the zoom is absurd).
     """
     blocks = vectors_TN2.shape[1]
-    y, x = np.divmod(np.arange(blocks), grid)
-    place_N = ((x + 1j * y) - (grid - 1) / 2 * (1 + 1j)) * BLOCK
+    y, x = np.divmod(np.arange(blocks), columns)
+    place_N = ((x - x.mean()) + 1j * (y - y.mean())) * BLOCK
     vector_TN = _complex(vectors_TN2)
     textured_TN = np.minimum(texture_TN / _TEXTURED, 1.0).astype(np.float64) + 1e-6
     fit_TN = np.broadcast_to(_complex(median_T12), vector_TN.shape)

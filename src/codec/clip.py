@@ -1,7 +1,7 @@
 """A decoded clip: the sampled frames of one video, source of every mode and of the descriptor.
 
-Shape suffixes: M sampled frames, 3 the planes Y, U, V, S side of the square view in pixels, N
-patches of a frame.
+Shape suffixes: M sampled frames, T = M - 1 pairs of them, 3 the planes Y, U, V, H and W the view in
+pixels, N patches of the picture.
 """
 
 from __future__ import annotations
@@ -14,53 +14,144 @@ import numpy as np
 
 from ..sequence import NUM_SLOTS
 from .colour import YuvCode, yuv_to_rgb
-from .decode import Sampling, decode_frames
-from .motion import Motion, estimate_motion
+from .config import PRESETS, SelectionConfig
+from .decode import decode_frames
+from .motion import Motion, Samples, estimate_motion
+from .saliency import saliency
+from .sampling import Sampling
+from .view import Placement, View
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clip:
-    """Sampled frames of one video, cut on a square view.
+    """Sampled frames of one video in one view, and what the selection is to value in them.
 
     Attributes:
-      yuv_M3SS: uint8, YUV 4:4:4.
+      yuv_M3HW: uint8, YUV 4:4:4.
       code: what the YUV numbers mean.
+      placement: where the picture lies in the view.
       frame_ids_M: int64, index of each frame in the file, in display order.
       seconds_M: float64, time of each frame since the first frame of the file.
-      patch: side of a patch in pixels; divides S.
+      gaps_T: float64, seconds between a sample and the frame it is compared with.
+      patch: side of a patch in pixels; divides H and W.
+      config: options of the selection.
+      partner_luma_THW: uint8, the frames that samples are compared with; None: the sample before.
+      coded_vectors_TN2: float32, motion that the file states, with the signal "bitstream".
     """
 
-    yuv_M3SS: np.ndarray
+    yuv_M3HW: np.ndarray
     code: YuvCode
+    placement: Placement
     frame_ids_M: np.ndarray
     seconds_M: np.ndarray
+    gaps_T: np.ndarray
     patch: int
+    config: SelectionConfig = PRESETS["default"]
+    partner_luma_THW: np.ndarray | None = None
+    coded_vectors_TN2: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.signal == "bitstream" and self.coded_vectors_TN2 is None:
+            raise ValueError(
+                "the clip was decoded without the file's motion vectors: give its configuration to "
+                "sample_clip"
+            )
 
     def __len__(self) -> int:
-        return len(self.yuv_M3SS)
+        return len(self.yuv_M3HW)
 
     @property
-    def size(self) -> int:
-        """Side of the view in pixels."""
-        return self.yuv_M3SS.shape[-1]
+    def rows(self) -> int:
+        """Patches from top to bottom of the view."""
+        return self.yuv_M3HW.shape[2] // self.patch
 
     @property
-    def grid(self) -> int:
-        """Patches along one side of a frame."""
-        return self.size // self.patch
+    def columns(self) -> int:
+        """Patches from left to right of the view."""
+        return self.yuv_M3HW.shape[3] // self.patch
 
     @property
-    def luma_MSS(self) -> np.ndarray:
-        return self.yuv_M3SS[:, 0]
+    def luma_MHW(self) -> np.ndarray:
+        return self.yuv_M3HW[:, 0]
 
     @functools.cached_property
     def motion(self) -> Motion:
-        """Motion between consecutive frames, a block per patch; computed when first asked for."""
-        return estimate_motion(self.luma_MSS, self.grid)
+        """Motion of the patches that touch the picture; computed when first asked for."""
+        rows, columns = self.placement.patches(self.patch, whole=False)
+        box = (
+            slice(None),
+            slice(rows.start * self.patch, rows.stop * self.patch),
+            slice(columns.start * self.patch, columns.stop * self.patch),
+        )
+        partners = self.partner_luma_THW
+        samples = Samples(
+            self.luma_MHW[box],
+            None if partners is None else partners[box],
+            self.coded_vectors_TN2,
+            rows.stop - rows.start,
+            columns.stop - columns.start,
+        )
+        return estimate_motion(samples, self.config.signal)
+
+    @functools.cached_property
+    def scores_MRC(self) -> np.ndarray:
+        """Score of every patch, float32 [M, rows, columns]; -1 where there is no picture."""
+        rows, columns = self.placement.patches(self.patch, whole=False)
+        scores = np.full((len(self), self.rows, self.columns), -1.0, np.float32)
+        motion = self.motion
+        picture = saliency(motion, self.config).reshape(len(self), motion.rows, motion.columns)
+        scores[:, rows, columns] = picture
+        return scores
+
+    @functools.cached_property
+    def exists_RC(self) -> np.ndarray:
+        """Patches of a frame that may be chosen at all, by `config.padding`; bool."""
+        if self.config.padding == "keep":
+            return np.ones((self.rows, self.columns), bool)
+        exists = np.zeros((self.rows, self.columns), bool)
+        exists[self.placement.patches(self.patch, whole=self.config.padding == "exclude")] = True
+        return exists
+
+    def part(self, start: int, stop: int) -> Clip:
+        """The samples from `start` to before `stop`, scored as in the whole clip."""
+        pairs = slice(start, stop - 1)
+        partners, coded = self.partner_luma_THW, self.coded_vectors_TN2
+        part = Clip(
+            self.yuv_M3HW[start:stop],
+            self.code,
+            self.placement,
+            self.frame_ids_M[start:stop],
+            self.seconds_M[start:stop],
+            self.gaps_T[pairs],
+            self.patch,
+            self.config,
+            None if partners is None else partners[pairs],
+            None if coded is None else coded[pairs],
+        )
+        part.__dict__["scores_MRC"] = self.scores_MRC[start:stop]
+        return part
+
+    def centre(self) -> Clip:
+        """The largest square in the middle of the picture, for looks at a clip as a whole."""
+        rows, columns = self.placement.rows, self.placement.columns
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        side = min(height, width)
+        if self.yuv_M3HW.shape[2:] == (side, side):
+            return self
+        top, left = rows.start + (height - side) // 2, columns.start + (width - side) // 2
+        box = (..., slice(top, top + side), slice(left, left + side))
+        return dataclasses.replace(
+            self,
+            yuv_M3HW=self.yuv_M3HW[box],
+            placement=Placement(side, side, side, side),
+            patch=side,
+            config=PRESETS["default"],
+            partner_luma_THW=None,
+        )
 
     def rgb(self, frames: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """The frames, all or some, as uint8 [len(frames), S, S, 3]."""
-        return yuv_to_rgb(self.yuv_M3SS[frames], self.code)
+        """The frames, all or some, as uint8 [len(frames), H, W, 3]."""
+        return yuv_to_rgb(self.yuv_M3HW[frames], self.code)
 
     def patches(self, t: np.ndarray, h: np.ndarray, w: np.ndarray) -> np.ndarray:
         """Patches at sampled frame t, patch row h, patch column w.
@@ -71,8 +162,8 @@ class Clip:
         Returns:
           uint8 [L, P, P, 3], RGB.
         """
-        m, g, p = len(self), self.grid, self.patch
-        blocks = self.yuv_M3SS.reshape(m, 3, g, p, g, p)
+        p = self.patch
+        blocks = self.yuv_M3HW.reshape(len(self), 3, self.rows, p, self.columns, p)
         return yuv_to_rgb(blocks[t, :, h, :, w], self.code)
 
 
@@ -83,17 +174,25 @@ def sample_clip(
     patch: int = 14,
     start: float | None = None,
     end: float | None = None,
+    *,
+    geometry: str = "crop",
+    sampling: str = "index",
+    config: SelectionConfig = PRESETS["default"],
 ) -> Clip:
     """Decodes the sampled frames of a video, once.
 
     Args:
-      path: any file that FFmpeg reads.
-      num_frames: frames to sample evenly, 1 to 64; a shorter clip gives all of its frames, none
-        twice.
-      size: side of the view in pixels: the short side is scaled to it, then the centre is cut out.
+      path: any file that FFmpeg reads, or a folder of numbered images that states its frame rate
+        (`image_folder`).
+      num_frames: frames to sample evenly; a shorter clip gives all of its frames, none twice. 1 to
+        64, the slots on the time axis; any number with the policy "groups".
+      size: side of the view in pixels.
       patch: side of a patch in pixels; divides size.
       start: seconds; frames before it are ignored.
       end: seconds; frames from it on are ignored.
+      geometry: "crop", "fit" or "square", see `View`.
+      sampling: evenly by "index" or by "time".
+      config: options of the selection; some decide what has to be decoded.
 
     Returns:
       The clip.
@@ -102,21 +201,28 @@ def sample_clip(
       ValueError: an option is out of range.
       MediaError: the file is missing, damaged beyond use, or has no frame (between start and end).
     """
-    if not 1 <= num_frames <= NUM_SLOTS:
-        raise ValueError(f"num_frames = {num_frames} must lie in 1..{NUM_SLOTS}")
-    check_geometry(size, patch)
-    if start is not None and end is not None and start >= end:
-        raise ValueError(f"start = {start} must be before end = {end}")
-    found = decode_frames(path, Sampling(num_frames, size, start, end))
-    return Clip(found.yuv_M3SS, found.code, found.ids_M, found.seconds_M, patch)
+    check_num_frames(num_frames, config)
+    wanted = Sampling(num_frames, sampling, start, end, config.pair_dt)
+    view = View(geometry, size, patch)
+    found = decode_frames(path, wanted, view, coded_vectors=config.signal == "bitstream")
+    return Clip(
+        found.yuv_M3HW,
+        found.code,
+        found.placement,
+        found.ids_M,
+        found.seconds_M,
+        found.gaps_T,
+        patch,
+        config,
+        found.partner_luma_THW,
+        found.coded_vectors_TN2,
+    )
 
 
-def check_geometry(size: int, patch: int) -> None:
-    """Raises ValueError unless `size` is a positive multiple of a positive `patch`."""
-    if patch < 1:
-        raise ValueError(f"patch = {patch} must be at least 1")
-    if size < patch or size % patch:
-        below = max(size // patch, 1) * patch
+def check_num_frames(num_frames: int, config: SelectionConfig) -> None:
+    """Raises ValueError unless the samples fit on the time axis, or are cut into groups that do."""
+    if num_frames < 1 or (num_frames > NUM_SLOTS and config.policy != "groups"):
         raise ValueError(
-            f"size = {size} must be a multiple of patch = {patch}, for example {below}"
+            f"num_frames = {num_frames} must lie in 1..{NUM_SLOTS}, or be cut into groups by "
+            "policy = groups"
         )

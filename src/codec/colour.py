@@ -33,6 +33,11 @@ class YuvCode:
     kb: float
     full: bool
 
+    @property
+    def black(self) -> tuple[int, int, int]:
+        """(Y, U, V) of black."""
+        return (0 if self.full else 16), 128, 128
+
     @classmethod
     def of(cls, frame: VideoFrame) -> YuvCode:
         """The code that YUV made from `frame` has, its range kept."""
@@ -51,10 +56,10 @@ def yuv_to_rgb(yuv: np.ndarray, code: YuvCode) -> np.ndarray:
     Returns:
       uint8 [N, H, W, 3].
     """
-    black, luma, chroma = (0, 1.0, 1.0) if code.full else (16, 255 / 219, 255 / 224)
+    luma, chroma = (1.0, 1.0) if code.full else (255 / 219, 255 / 224)
     kr, kb, kg = code.kr, code.kb, 1 - code.kr - code.kb
     y, u, v = (yuv[:, i].astype(np.float32) for i in range(3))
-    y = (y - black) * np.float32(luma)
+    y = (y - code.black[0]) * np.float32(luma)
     u = (u - 128) * np.float32(chroma)
     v = (v - 128) * np.float32(chroma)
     red = y + np.float32(2 * (1 - kr)) * v

@@ -3,7 +3,8 @@
 Frames are scaled, cropped and turned as they come out of the decoder, so that at most one full-size
 frame is held.
 
-Shape suffixes: M sampled frames, 3 the planes Y, U, V, S side of the square view in pixels.
+Shape suffixes: M sampled frames, T = M - 1 pairs of them, 3 the planes Y, U, V, H and W the view in
+pixels, N motion blocks of a frame.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
-from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from .bitstream import CODED_SIGNALS, CodedMotion
 from .colour import YuvCode
 from .errors import MediaError
-from .sampling import PacketIndex, read_index, sample_ids
+from .image_folder import ImageFolder
+from .sampling import FramePlan, PacketIndex, Sampling, plan_frames, read_index
+from .view import Placement, View, ViewScaler
 
 _RATE_OF_TIMELESS_STREAMS = 25  # FFmpeg's own default
 
@@ -33,55 +36,128 @@ class SampledFrames:
     """The sampled frames of one video, in display order.
 
     Attributes:
-      yuv_M3SS: uint8, YUV 4:4:4.
+      yuv_M3HW: uint8, YUV 4:4:4.
       code: what the YUV numbers mean.
+      placement: where the picture lies in the view.
       ids_M: int64, index of each frame in display order.
       seconds_M: float64, time since the first frame of the file.
+      partner_luma_THW: uint8, luma of the frame that each sample after the first is compared with;
+        None where that is the sample before it, for all.
+      gaps_T: float64, seconds between the two.
+      coded_vectors_TN2: float32, motion that the file itself states, if asked for.
     """
 
-    yuv_M3SS: np.ndarray
+    yuv_M3HW: np.ndarray
     code: YuvCode
+    placement: Placement
     ids_M: np.ndarray
     seconds_M: np.ndarray
+    partner_luma_THW: np.ndarray | None
+    gaps_T: np.ndarray
+    coded_vectors_TN2: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """`num_frames` frames of [start, end) seconds, each as a view of size x size pixels."""
-
-    num_frames: int
-    size: int
-    start: float | None = None
-    end: float | None = None
-
-
-def decode_frames(path: str | os.PathLike[str], sampling: Sampling) -> SampledFrames:
-    """Decodes the sampled frames of a video file.
+def decode_frames(
+    path: str | os.PathLike[str], sampling: Sampling, view: View, coded_vectors: bool = False
+) -> SampledFrames:
+    """Decodes the sampled frames of a video file or of a folder of numbered images.
 
     Only groups of pictures with a wanted frame are read, and in them only frames that others refer
     to. Where the file does not allow that (times missing or repeated, damage), every frame is
     decoded instead; on a healthy file both ways give the same bytes.
 
     Args:
-      path: any file that FFmpeg reads.
-      sampling: which frames, and their size.
+      path: any file that FFmpeg reads, or an image folder that states its rate.
+      sampling: which frames.
+      view: their geometry and size.
+      coded_vectors: also collect the motion vectors of the file, for which every frame is decoded.
 
     Returns:
       The frames.
 
     Raises:
       MediaError: the file cannot be opened, has no video, no usable frame, or none between start
-        and end.
+        and end; or its codec states no motion vectors, if these are wanted.
     """
+    if Path(path).is_dir():
+        return _read_folder(path, sampling, view, coded_vectors)
     with open_video(path) as (container, stream):
+        if coded_vectors and stream.codec_context.name not in CODED_SIGNALS:
+            raise _no_vectors(path, f"is coded in {stream.codec_context.name}")
         index = read_index(container, stream)
     found = None
-    if index.usable:
+    if index.usable and not coded_vectors:
         with open_video(path) as (container, stream):
-            found = _decode_wanted(path, container, stream, index, sampling)
+            found = _decode_wanted(path, container, stream, index, sampling, view)
     if found is None:
-        found = decode_sequentially(path, sampling, index.count)
+        found = decode_sequentially(path, sampling, view, index.count, coded_vectors)
     return found
+
+
+class _Collector:
+    """Views of the wanted frames, in the order of a plan."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], plan: FramePlan, seconds_N: np.ndarray, view: ViewScaler
+    ) -> None:
+        self.path = path
+        self.plan = plan
+        self.seconds_N = seconds_N
+        self.view = view
+        self._samples = {int(i) for i in plan.ids_M}
+        self._planes: dict[int, np.ndarray] = {}
+
+    def add(self, index: int, frame: VideoFrame) -> None:
+        try:
+            planes = self.view(frame)
+        except av.FFmpegError:
+            raise  # some of them are ValueErrors too
+        except ValueError as error:
+            raise MediaError(self.path, str(error)) from error
+        # Of a partner only the luma is ever looked at.
+        self._planes[index] = planes if index in self._samples else planes[:1].copy()
+
+    def finish(self, coded_vectors_TN2: np.ndarray | None = None) -> SampledFrames | None:
+        """The frames, or None if one of them is missing."""
+        ids, partners = self.plan.ids_M, self.plan.partners_T
+        if not all(int(i) in self._planes for i in self.plan.all_ids):
+            return None
+        luma = None
+        if not np.array_equal(ids[:-1], partners):
+            luma = np.stack([self._planes[int(i)][0] for i in partners])
+        return SampledFrames(
+            np.stack([self._planes[int(i)] for i in ids]),
+            self.view.code,
+            self.view.placement,
+            ids,
+            self.seconds_N[ids],
+            luma,
+            self.seconds_N[ids[1:]] - self.seconds_N[partners],
+            coded_vectors_TN2,
+        )
+
+
+def _read_folder(
+    path: str | os.PathLike[str], sampling: Sampling, view: View, coded_vectors: bool
+) -> SampledFrames:
+    if coded_vectors:
+        raise _no_vectors(path, "is a folder of images")
+    folder = ImageFolder(path)
+    plan = _require_plan(path, folder.seconds_N, sampling)
+    collector = _Collector(path, plan, folder.seconds_N, ViewScaler(view, None))
+    for index in plan.all_ids:
+        collector.add(int(index), folder.read(int(index)))
+    found = collector.finish()
+    assert found is not None, "every image was read"
+    return found
+
+
+def _no_vectors(path: str | os.PathLike[str], why: str) -> MediaError:
+    return MediaError(
+        path,
+        f"{why}, which states no motion vectors (only {', '.join(CODED_SIGNALS)} do): choose "
+        "signal = estimate",
+    )
 
 
 @contextlib.contextmanager
@@ -121,15 +197,16 @@ def _decode_wanted(
     stream: VideoStream,
     index: PacketIndex,
     sampling: Sampling,
+    view: View,
 ) -> SampledFrames | None:
     """The fast way; None where a frame fails to come out whole, so that the caller decodes all."""
     seconds = (index.pts_N - index.pts_N[0]) * float(stream.time_base)
-    ids = _require_ids(path, seconds, sampling)
-    targets = index.pts_N[ids]
+    plan = _require_plan(path, seconds, sampling)
+    collector = _Collector(path, plan, seconds, ViewScaler(view, stream.sample_aspect_ratio))
+    id_of = {int(index.pts_N[i]): int(i) for i in plan.all_ids}
+    targets = np.array(list(id_of))
     # By display time: leading pictures of an open group belong to the key frame before it.
     group_of = np.maximum(np.searchsorted(index.keys_G, targets, side="right") - 1, 0)
-    view = View(sampling.size, stream.sample_aspect_ratio)
-    planes: dict[int, np.ndarray] = {}
     try:
         for group in np.unique(group_of):
             wanted = {int(pts) for pts in targets[group_of == group]}
@@ -143,12 +220,10 @@ def _decode_wanted(
                     return None  # the decoder's order is the truth, so the times are wrong
                 last = frame.pts
                 if frame.pts in wanted and not frame.is_corrupt:
-                    planes[frame.pts] = view(frame)
+                    collector.add(id_of[frame.pts], frame)
     except av.FFmpegError:
         return None
-    if len(planes) != len(targets):
-        return None
-    return SampledFrames(np.stack([planes[int(t)] for t in targets]), view.code, ids, seconds[ids])
+    return collector.finish()
 
 
 def _decode_group(
@@ -168,15 +243,21 @@ def _decode_group(
 
 
 def decode_sequentially(
-    path: str | os.PathLike[str], sampling: Sampling, count: int = 0
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    view: View,
+    count: int = 0,
+    coded_vectors: bool = False,
 ) -> SampledFrames:
     """Decodes everything and picks by output order; goes on after damage, dropping damaged frames.
 
     Args:
       path: the file.
-      sampling: which frames, and their size.
+      sampling: which frames.
+      view: their geometry and size.
       count: guess at the number of frames; a second pass follows where the guess picks other frames
         than the truth.
+      coded_vectors: also collect the motion vectors of the file.
 
     Returns:
       The frames, at least one.
@@ -186,23 +267,30 @@ def decode_sequentially(
     """
     with open_video(path) as (_, stream):
         rate = float(stream.average_rate or stream.guessed_rate or _RATE_OF_TIMELESS_STREAMS)
-    ids = sample_ids(np.arange(count) / rate, sampling.num_frames, sampling.start, sampling.end)
+    plan = plan_frames(np.arange(count) / rate, sampling)
     for _ in range(2):
-        planes, times = [], []
+        times = []
         with open_video(path) as (container, stream):
-            view = View(sampling.size, stream.sample_aspect_ratio)
-            wanted = {int(i) for i in ids}
+            scaler = ViewScaler(view, stream.sample_aspect_ratio)
+            coded = CodedMotion(stream, scaler, plan.ids_M) if coded_vectors else None
+            # The times are known in the end only.
+            collector = _Collector(path, plan, np.zeros(0), scaler)
+            wanted = {int(i) for i in plan.all_ids}
             for position, frame in enumerate(_decode_tolerantly(container, stream)):
                 times.append(frame.time)
                 if position in wanted:
-                    planes.append(view(frame))
+                    collector.add(position, frame)
+                if coded is not None:
+                    coded.add(position, frame)
         if not times:
             raise MediaError(path, "holds no frame that can be decoded")
-        seconds = _seconds(times, rate)
-        found = _require_ids(path, seconds, sampling)
-        if np.array_equal(ids, found):
-            return SampledFrames(np.stack(planes), view.code, ids, seconds[ids])
-        ids = found
+        collector.seconds_N = _seconds(times, rate)
+        found = _require_plan(path, collector.seconds_N, sampling)
+        if plan == found:
+            frames = collector.finish(None if coded is None else coded.vectors())
+            assert frames is not None, "every frame came out"
+            return frames
+        plan = found
     raise MediaError(path, "gives other frames each time it is decoded")
 
 
@@ -233,56 +321,11 @@ def _seconds(times: list[float | None], rate: float) -> np.ndarray:
     return seconds - seconds[0]
 
 
-def _require_ids(
-    path: str | os.PathLike[str], seconds: np.ndarray, sampling: Sampling
-) -> np.ndarray:
-    ids = sample_ids(seconds, sampling.num_frames, sampling.start, sampling.end)
-    if len(ids) == 0:
+def _require_plan(
+    path: str | os.PathLike[str], seconds_N: np.ndarray, sampling: Sampling
+) -> FramePlan:
+    plan = plan_frames(seconds_N, sampling)
+    if len(plan.ids_M) == 0:
         span = f"start = {sampling.start} and end = {sampling.end} seconds"
-        raise MediaError(path, f"has no frame between {span}; its last is at {seconds[-1]:.3f}")
-    return ids
-
-
-class View:
-    """Frame -> uint8 [3, S, S]: short side scaled to S, centre crop, turned upright.
-
-    Each frame's own size counts, so a stream may change size on its way. `code` holds the colours
-    of the first frame.
-    """
-
-    def __init__(self, size: int, pixel_aspect: Fraction | None) -> None:
-        self.size = size
-        self.pixel_aspect = float(pixel_aspect or 1)
-        self.code: YuvCode | None = None
-        self._scaler = VideoReformatter()
-
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
-        height, width = scaled_size(frame.height, frame.width * self.pixel_aspect, self.size)
-        if self.code is None:
-            self.code = YuvCode.of(frame)
-        span = "JPEG" if self.code.full else "MPEG"
-        # RGB sources need a matrix; all others keep theirs.
-        scaled = self._scaler.reformat(
-            frame,
-            width=width,
-            height=height,
-            # The old names of full-range formats: PyAV before 17 goes by them alone.
-            format="yuvj444p" if frame.format.name.startswith("yuvj") else "yuv444p",
-            dst_colorspace="ITU601" if frame.format.is_rgb else None,
-            src_color_range=span,
-            dst_color_range=span,
-        )
-        top, left = (height - self.size) // 2, (width - self.size) // 2
-        planes = np.empty((3, self.size, self.size), np.uint8)
-        for plane, out in zip(scaled.planes, planes, strict=True):
-            rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-            out[:] = rows[top : top + self.size, left : left + self.size]
-        # The decoder leaves the turn that a phone recorded to the viewer. FFmpeg counts it
-        # anticlockwise, as rot90 does.
-        return np.rot90(planes, frame.rotation // 90, axes=(1, 2))
-
-
-def scaled_size(height: float, width: float, size: int) -> tuple[int, int]:
-    """(height, width) with the short side `size`, the long side in proportion and rounded."""
-    short = min(height, width)
-    return round(height * size / short), round(width * size / short)
+        raise MediaError(path, f"has no frame between {span}; its last is at {seconds_N[-1]:.3f}")
+    return plan

@@ -32,17 +32,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from .block_search import search_vectors
+from .blocks import BLOCK, block_origins, blocks_at, blocks_of, difference, texture
 from .camera import camera_motion
 from .clip import Clip
-from .motion import (
-    BLOCK,
-    block_origins,
-    blocks_at,
-    blocks_of,
-    difference,
-    search_vectors,
-    texture,
-)
 
 WEIGHTS = {
     "colour": 0.5,
@@ -86,11 +79,13 @@ def descriptor(clip: Clip) -> np.ndarray:
     """The feature of a clip.
 
     Args:
-      clip: the decoded clip, of any number of frames.
+      clip: the decoded clip, of any number of frames; the largest square in the middle of its
+        picture counts.
 
     Returns:
       float32 [DESCRIPTOR_SIZE].
     """
+    clip = clip.centre()
     frames = np.rint(np.linspace(0, len(clip) - 1, _VIEWS)).astype(np.int64)
     parts = _appearance(clip.rgb(frames))
     if len(clip) > 1:
@@ -150,7 +145,7 @@ def _motion(clip: Clip) -> dict[str, np.ndarray]:
     first_T, later_T = _pair_ids(clip.seconds_M)
     moved_TN2, gain_TN = _residual_motion(clip, first_T, later_T)
     pairs, blocks = gain_TN.shape
-    place_N2 = block_origins(_GRID) + BLOCK / 2
+    place_N2 = block_origins(_GRID, _GRID) + BLOCK / 2
     total_T1 = np.maximum(gain_TN.sum(axis=1, keepdims=True), 1e-9)
     centre_T12 = (gain_TN @ place_N2 / total_T1)[:, None]
     arm_TN2 = place_N2 - centre_T12
@@ -168,7 +163,7 @@ def _motion(clip: Clip) -> dict[str, np.ndarray]:
         "turning": _spans(turning_TN, gain_TN * lever_TN, third_TN),
         "speed": speed,
         "place": place,
-        "shape": _shape(clip.luma_MSS[later_T], gain_TN),
+        "shape": _shape(clip.luma_MHW[later_T], gain_TN),
     }
     return {name: np.sqrt(part) for name, part in parts.items()}
 
@@ -209,12 +204,12 @@ def _residual_motion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(motion [T, N, 2], gain [T, N] in grey levels and 0 where a block stands still), float32."""
     order = np.stack([first_T, later_T], axis=1).ravel()
-    planes, vectors = search_vectors(clip.luma_MSS[order], _GRID)
+    planes, vectors = search_vectors(clip.luma_MHW[order], _GRID, _GRID)
     vectors_TN2 = vectors[::2]  # the odd ones lead from one pair to the next
     earlier, later = planes[::2], [blocks_of(plane) for plane in planes[1::2]]
     texture_TN = np.stack([texture(blocks_NB) for blocks_NB in later])
     camera_TN2 = camera_motion(vectors_TN2.astype(np.float32), texture_TN, _GRID, "similarity")
-    corners_N2 = block_origins(_GRID)
+    corners_N2 = block_origins(_GRID, _GRID)
     limit = (_GRID - 1) * BLOCK
     camera_source = corners_N2 + np.rint(camera_TN2).astype(np.int64)
     inside_TN = ((camera_source >= 0) & (camera_source <= limit)).all(axis=2)

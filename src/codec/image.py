@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..sequence import PatchSequence
-from .decode import scaled_size
 from .errors import MediaError
+from .view import View
 
 # What Pillow's readers raise on damaged files, besides its own errors (which are OSErrors).
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -37,13 +37,15 @@ def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:
                     path, f"has {image.width} x {image.height} pixels, more than {limit}"
                 )
             upright = ImageOps.exif_transpose(image)
-            height, width = scaled_size(upright.height, upright.width, size)
-            scaled = _to_rgb(upright).resize((width, height), Image.Resampling.BICUBIC)
+            place = View("crop", size, 1).place(upright.height, upright.width)
+            scaled = _to_rgb(upright).resize(
+                (place.scaled_width, place.scaled_height), Image.Resampling.BICUBIC
+            )
     except MediaError:
         raise
     except _DAMAGE as error:
         raise MediaError(path, f"cannot be read as an image ({error})") from error
-    top, left = (height - size) // 2, (width - size) // 2
+    top, left = place.cut
     return np.asarray(scaled)[top : top + size, left : left + size]
 
 

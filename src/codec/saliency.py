@@ -1,12 +1,14 @@
 """How much a patch holds that the frame before it does not: residual and motion, fused.
 
-Shape suffixes: T pairs of sampled frames, N patches of a frame, B = 256 pixels of a motion block.
+Shape suffixes: M sampled frames, T = M - 1 pairs of them, N motion blocks of a frame, each of them
+a patch, B = 256 pixels of a block.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .blocks import difference
 from .camera import camera_motion
 from .config import SelectionConfig
 from .motion import Motion
@@ -17,29 +19,33 @@ _MOTION_FLOOR = 0.5  # pixels: integer vectors jitter by that
 _TEXTURED = 4.0  # grey levels of standard deviation; the search finds anything on flatter blocks
 
 
-def saliency(motion: Motion, grid: int, config: SelectionConfig) -> np.ndarray:
-    """Score of every patch after the first frame.
+def saliency(motion: Motion, config: SelectionConfig) -> np.ndarray:
+    """Score of every patch of the picture.
 
     Residual and motion are each divided by their 95th percentile (of the clip, of the frame, or the
     geometric mean of both, by `config.scale`), cut at 1, and averaged with the weights of the
     configuration. The parts are those of the published OneVision-Encoder tools; scale and camera
-    model are this project's.
+    model are this project's. Patches of the first frame, which nothing predicts, score by their
+    deviation from their own mean on the scale of the residual.
 
     Args:
       motion: block motion of the clip.
-      grid: patches along one side.
       config: scale, camera model and weights.
 
     Returns:
-      float32 [T, N] in 0..1.
+      float32 [M, N] in 0..1.
     """
-    residual_TN = residual_score(motion.error_TNB, config.scale)
-    camera_TN2 = camera_motion(motion.vectors_TN2, motion.texture_TN, grid, config.camera)
+    mean_N1 = np.rint(motion.first_NB.mean(axis=1, keepdims=True)).astype(np.uint8)
+    first_1NB = difference(motion.first_NB, mean_N1)[None]
+    limit_T, first_limit_1 = _residual_limits(motion.error_TNB, first_1NB, config.scale)
+    residual_TN = _residual_score(motion.error_TNB, limit_T)
+    camera_TN2 = camera_motion(motion.vectors_TN2, motion.texture_TN, motion.columns, config.camera)
     moved_TN = motion_score(motion.vectors_TN2 - camera_TN2, motion.texture_TN, config.scale)
     total = config.w_res + config.w_mv
-    return (
+    later_TN = (
         np.float32(config.w_res / total) * residual_TN + np.float32(config.w_mv / total) * moved_TN
     )
+    return np.concatenate([_residual_score(first_1NB, first_limit_1), later_TN])
 
 
 def residual_score(error_TNB: np.ndarray, scale: str) -> np.ndarray:
@@ -52,12 +58,36 @@ def residual_score(error_TNB: np.ndarray, scale: str) -> np.ndarray:
     Returns:
       float32 [T, N].
     """
+    limit_T, _ = _residual_limits(error_TNB, error_TNB[:0], scale)
+    return _residual_score(error_TNB, limit_T)
+
+
+def _residual_limits(
+    error_TNB: np.ndarray, first_1NB: np.ndarray, scale: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The a of each pair and of the first frame. The clip's percentile is that of the pairs, or of
+    the first frame where there is no pair."""
+    pairs_T = _histograms(error_TNB)
+    first_1 = _histograms(first_1NB)
+    both = np.concatenate([pairs_T, first_1])
+    of_clip = pairs_T if len(pairs_T) else first_1
+    clip = _histogram_percentile(of_clip.sum(axis=0, keepdims=True))
+    limits = _mix(_histogram_percentile(both), clip, scale)
+    limits = np.maximum(limits, _RESIDUAL_FLOOR).astype(np.float32)
+    return limits[: len(pairs_T)], limits[len(pairs_T) :]
+
+
+def _histograms(error_TNB: np.ndarray) -> np.ndarray:
+    """Pixels of each error, int64 [T, 256]: sorting millions of them would cost more than the
+    search for motion."""
+    counts = np.zeros((len(error_TNB), 256), np.int64)
+    for t, error_NB in enumerate(error_TNB):
+        counts[t] = np.bincount(error_NB.ravel(), minlength=256)
+    return counts
+
+
+def _residual_score(error_TNB: np.ndarray, limit_T: np.ndarray) -> np.ndarray:
     pairs, blocks, pixels = error_TNB.shape
-    # Percentiles from histograms: sorting 4 million pixels would cost more than the motion search.
-    counts_T = np.stack([np.bincount(e.ravel(), minlength=256) for e in error_TNB] or [[0] * 256])
-    frame_T = _histogram_percentile(counts_T)
-    clip = _histogram_percentile(counts_T.sum(axis=0, keepdims=True))
-    limit_T = np.maximum(_mix(frame_T, clip, scale), _RESIDUAL_FLOOR).astype(np.float32)
     score_TN = np.empty((pairs, blocks), np.float32)
     for t in range(pairs):
         cut = np.minimum(error_TNB[t], limit_T[t])

@@ -1,6 +1,7 @@
 """Which frames of a video are sampled, from its packets alone: nothing is decoded here.
 
-Shape suffixes: N frames of the video, M sampled frames, G groups of pictures.
+Shape suffixes: N frames of the video, M sampled frames, T = M - 1 pairs of them, G groups of
+pictures.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
+
+from .config import require_choice
+
+SAMPLINGS = ("index", "time")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,26 +73,94 @@ def read_index(container: InputContainer, stream: VideoStream) -> PacketIndex:
     )
 
 
-def sample_ids(
-    seconds_N: np.ndarray, num_frames: int, start: float | None, end: float | None
-) -> np.ndarray:
-    """The first and the last frame of [start, end) and evenly spaced ones between, by index.
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video are taken.
+
+    Attributes:
+      num_frames: at least 1; a shorter video gives all of its frames, none twice.
+      by: "index" spaces them evenly by frame number, "time" by display time; they differ where the
+        frame rate varies.
+      start: seconds since the first frame, or None; frames before it are ignored.
+      end: seconds, or None; frames from it on are ignored.
+      pair_dt: seconds, or None: a sample further than this behind the one before it gets a partner,
+        the frame nearest to this long before it.
+    """
+
+    num_frames: int
+    by: str = "index"
+    start: float | None = None
+    end: float | None = None
+    pair_dt: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames = {self.num_frames} must be at least 1")
+        require_choice("sampling", self.by, SAMPLINGS)
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError(f"start = {self.start} must be before end = {self.end}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FramePlan:
+    """The frames to decode.
+
+    Attributes:
+      ids_M: int64, index of the samples in display order, strictly increasing.
+      partners_T: int64, the frame that sample t + 1 is compared with: sample t or, with `pair_dt`,
+        a later one.
+    """
+
+    ids_M: np.ndarray
+    partners_T: np.ndarray
+
+    @property
+    def all_ids(self) -> np.ndarray:
+        """Every frame that is wanted, once, in order."""
+        return np.union1d(self.ids_M, self.partners_T)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FramePlan) and (
+            np.array_equal(self.ids_M, other.ids_M)
+            and np.array_equal(self.partners_T, other.partners_T)
+        )
+
+
+def plan_frames(seconds_N: np.ndarray, sampling: Sampling) -> FramePlan:
+    """Chooses samples and their partners from the times of all frames.
 
     Args:
       seconds_N: times in display order, 0 at the first frame.
-      num_frames: frames wanted, at least 1.
-      start: seconds, or None for the beginning.
-      end: seconds, or None for the end.
+      sampling: which ones.
 
     Returns:
-      int64 [M], strictly increasing, M = min(num_frames, frames inside): none is repeated. Empty if
-      there are none.
+      The plan: the first and the last frame of [start, end) and evenly spaced ones between; M =
+      min(num_frames, frames inside), less where several even times have one nearest frame. Empty if
+      no frame is inside.
     """
     inside_N = np.ones(len(seconds_N), bool)
-    if start is not None:
-        inside_N &= seconds_N >= start
-    if end is not None:
-        inside_N &= seconds_N < end
-    ids = np.flatnonzero(inside_N)
-    count = min(num_frames, len(ids))
-    return ids[np.arange(count) * (len(ids) - 1) // max(count - 1, 1)]
+    if sampling.start is not None:
+        inside_N &= seconds_N >= sampling.start
+    if sampling.end is not None:
+        inside_N &= seconds_N < sampling.end
+    candidates = np.flatnonzero(inside_N)
+    count = min(sampling.num_frames, len(candidates))
+    if sampling.by == "index" or count < 2:
+        ids = candidates[np.arange(count) * (len(candidates) - 1) // max(count - 1, 1)]
+    else:
+        times = seconds_N[candidates]
+        ids = candidates[np.unique(_nearest(times, np.linspace(times[0], times[-1], count)))]
+    partners = ids[:-1]
+    if sampling.pair_dt is not None and len(ids) > 1:
+        close = _nearest(seconds_N, seconds_N[ids[1:]] - sampling.pair_dt)
+        wide = np.diff(seconds_N[ids]) > sampling.pair_dt
+        partners = np.where(wide, np.clip(close, ids[:-1], ids[1:] - 1), partners)
+    return FramePlan(ids, partners)
+
+
+def _nearest(sorted_times: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Index of the nearest entry of a sorted array, the earlier of two as near."""
+    after = np.clip(np.searchsorted(sorted_times, times), 1, max(len(sorted_times) - 1, 1))
+    after = np.minimum(after, len(sorted_times) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(times - sorted_times[before] <= sorted_times[after] - times, before, after)

@@ -10,9 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..sequence import PatchSequence, slot_times
-from .clip import Clip, check_geometry, sample_clip
-from .config import add_geometry_arguments, add_selection_arguments, selection_config
-from .selection import check_selection, select
+from .arguments import add_selection_arguments, add_span_arguments, add_view_arguments
+from .clip import Clip, sample_clip
+from .config import selection_config
+from .pack import check_options
+from .selection import select
+from .view import View
 
 _GAP = 6  # pixels between tiles
 _TILE = 200  # pixels: smaller views are enlarged to at least this
@@ -36,17 +39,28 @@ def main(argv: list[str]) -> int:
         if args.frames < 1:
             raise ValueError(f"--frames = {args.frames} must be at least 1")
         config = selection_config(args.preset, args.set)
-        check_geometry(args.size, args.patch)
-        check_selection("codec", args.budget, args.size // args.patch)
-        clip = sample_clip(args.video, args.num_frames, args.size, args.patch, args.start, args.end)
-        chosen = select(clip, "codec", args.budget, config=config)
+        view = View(args.geometry, args.size, args.patch)
+        check_options("codec", args.num_frames, args.budget, view, config)
+        clip = sample_clip(
+            args.video,
+            args.num_frames,
+            args.size,
+            args.patch,
+            args.start,
+            args.end,
+            geometry=args.geometry,
+            sampling=args.sampling,
+            config=config,
+        )
+        (chosen,) = select(clip, "codec", args.budget)
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(clip, chosen, args.frames, Path(args.video).name).save(out)
     except (ValueError, OSError) as error:
         print(f"codecvit show: {error}", file=sys.stderr)
         return 1
-    print(f"{out}: {len(chosen)} of {len(clip) * clip.grid**2} patches of {len(clip)} frames")
+    patches = len(clip) * clip.rows * clip.columns
+    print(f"{out}: {len(chosen)} of {patches} patches of {len(clip)} frames")
     return 0
 
 
@@ -66,9 +80,9 @@ def contact_sheet(clip: Clip, chosen: PatchSequence, frames: int, title: str) ->
     lit = _lit_patches(clip, chosen)
     columns = int(np.ceil(np.sqrt(len(shown))))
     rows = -(-len(shown) // columns)
-    zoom = -(-_TILE // clip.size)
-    tile = clip.size * zoom
-    cell_width, cell_height = tile + _GAP, tile + _STRIP + _GAP
+    height, width = clip.luma_MHW.shape[1:]
+    zoom = -(-_TILE // max(height, width))
+    cell_width, cell_height = width * zoom + _GAP, height * zoom + _STRIP + _GAP
     sheet = Image.new(
         "RGB", (columns * cell_width + _GAP, rows * cell_height + _STRIP + 2 * _GAP), _PAPER
     )
@@ -80,16 +94,16 @@ def contact_sheet(clip: Clip, chosen: PatchSequence, frames: int, title: str) ->
         left = _GAP + i % columns * cell_width
         top = _STRIP + 2 * _GAP + i // columns * cell_height
         picture = Image.fromarray(_dimmed(clip, int(frame), lit[frame]))
-        picture = picture.resize((tile, tile), Image.Resampling.NEAREST)
+        picture = picture.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
         sheet.paste(picture, (left, top))
         label = f"{clip.seconds_M[frame]:.2f} s   {lit[frame].sum()} patches"
-        draw.text((left, top + tile + 2), label, fill=_INK, font=font)
+        draw.text((left, top + height * zoom + 2), label, fill=_INK, font=font)
     return sheet
 
 
 def _lit_patches(clip: Clip, chosen: PatchSequence) -> np.ndarray:
     """bool [frames, rows, columns]."""
-    lit = np.zeros((len(clip), clip.grid, clip.grid), bool)
+    lit = np.zeros((len(clip), clip.rows, clip.columns), bool)
     slot, h, w = chosen.positions.T
     lit[np.searchsorted(slot_times(len(clip)), slot), h, w] = True
     return lit
@@ -114,6 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames", type=int, default=16, help="most frames to draw (default: %(default)s)"
     )
-    add_geometry_arguments(parser)
+    parser.add_argument(
+        "--budget", type=int, default=2048, help="most patches to keep (default: %(default)s)"
+    )
+    add_view_arguments(parser)
+    add_span_arguments(parser)
     add_selection_arguments(parser)
     return parser

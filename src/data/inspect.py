@@ -115,16 +115,17 @@ def _describe(record_set: RecordSet, name: str) -> str:
 
 
 def _draw(record: Record) -> np.ndarray:
-    """One record as a row of frames: uint8 [size, n * size + gaps, 3]."""
+    """One record as a row of frames: uint8 [height, n * width + gaps, 3]."""
     patches, patch = record.sequence.patches, record.sequence.patch
-    grid = record.size // patch
+    height, width = record.view
+    rows, columns = height // patch, width // patch
     # Rows beyond the first frame's height are the further frames of a collage.
     t, h, w = record.sequence.positions.T
-    frame_of = np.stack([t, h // grid], axis=1)
+    frame_of = np.stack([t, h // rows], axis=1)
     frames, place = np.unique(frame_of, axis=0, return_inverse=True)
     shown = np.unique(np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int))
-    canvas = np.full((len(frames), grid, grid, patch, patch, 3), _CANVAS, np.uint8)
-    canvas[place.ravel(), h % grid, w] = patches
-    pictures = canvas[shown].swapaxes(2, 3).reshape(len(shown), record.size, record.size, 3)
+    canvas = np.full((len(frames), rows, columns, patch, patch, 3), _CANVAS, np.uint8)
+    canvas[place.ravel(), h % rows, w] = patches
+    pictures = canvas[shown].swapaxes(2, 3).reshape(len(shown), height, width, 3)
     padded = np.pad(pictures, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
-    return padded.swapaxes(0, 1).reshape(record.size, -1, 3)[:, :-_GAP]
+    return padded.swapaxes(0, 1).reshape(height, -1, 3)[:, :-_GAP]

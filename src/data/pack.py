@@ -20,10 +20,10 @@ from typing import Any
 
 import av
 
-from ..codec.config import add_selection_arguments, selection_config
+from ..codec.arguments import add_selection_arguments, add_view_arguments
+from ..codec.config import selection_config
 from ..codec.selection import MODES
 from ..jobs import Failure, run_jobs, shard_plan
-from ..sequence import NUM_SLOTS
 from .packing import Packed, PackOptions, pack_item
 from .progress import progress
 from .record import STORAGES, Storage
@@ -91,6 +91,8 @@ def main(argv: list[str]) -> int:
             modes=tuple(args.mode.split(",")),
             draws=args.draws,
             num_frames=args.num_frames,
+            sampling=args.sampling,
+            geometry=args.geometry,
             budget=args.budget,
             size=args.size,
             patch=args.patch,
@@ -247,15 +249,15 @@ def _parser() -> argparse.ArgumentParser:
         help=f"comma list of {', '.join(MODES)}; all from one decode (default: %(default)s)",
     )
     defaults = PackOptions()
-    view = parser.add_argument_group("view and budget")
-    view.add_argument("--size", type=int, default=defaults.size, help="side of the square view")
-    view.add_argument("--patch", type=int, default=defaults.patch, help="side of a patch")
-    view.add_argument(
-        "--num-frames", type=int, default=NUM_SLOTS, help="frames sampled of a video, up to 64"
+    add_view_arguments(parser)
+    records = parser.add_argument_group("records")
+    records.add_argument(
+        "--budget", type=int, default=defaults.budget, help="most patches of a record"
     )
-    view.add_argument("--budget", type=int, default=defaults.budget, help="most patches per video")
-    view.add_argument("--draws", type=int, default=1, help="records per video, frames and collage")
-    view.add_argument(
+    records.add_argument(
+        "--draws", type=int, default=1, help="records per video, frames and collage"
+    )
+    records.add_argument(
         "--seed", type=int, help="draw the frames of frames and collage (default: fixed frames)"
     )
     add_selection_arguments(parser)

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from ..codec.clip import Clip, check_geometry, sample_clip
+from ..codec.clip import Clip, sample_clip
 from ..codec.config import SelectionConfig
 from ..codec.descriptor import descriptor, descriptor_image
 from ..codec.errors import MediaError
 from ..codec.image import image_sequence, read_image
-from ..codec.selection import check_selection, select
-from ..sequence import NUM_SLOTS
+from ..codec.pack import check_options
+from ..codec.selection import choose_groups, select
+from ..codec.view import View
+from ..sequence import NUM_SLOTS, PatchSequence
 from .record import RECORD_VERSION, Record, Storage, encode_record
 from .sources import Item, local_file
 
@@ -31,8 +33,10 @@ class PackOptions:
       modes: selections to make of every video; an image always gives mode `image`.
       draws: records per video in the modes that can draw frames at random.
       num_frames: frames sampled of a video.
+      sampling: evenly by "index" or by "time".
       budget: most patches of a video's record.
-      size: side of the square view in pixels.
+      geometry: of a video's view, see `codecvit.codec.view`; an image is always cropped.
+      size: side of the view in pixels.
       patch: side of a patch in pixels.
       selection: what the codec mode values.
       storage: how patches are kept.
@@ -42,7 +46,9 @@ class PackOptions:
     modes: tuple[str, ...] = ("codec",)
     draws: int = 1
     num_frames: int = NUM_SLOTS
+    sampling: str = "index"
     budget: int = 2048
+    geometry: str = "crop"
     size: int = 224
     patch: int = 14
     selection: SelectionConfig = dataclasses.field(default_factory=SelectionConfig)
@@ -50,15 +56,20 @@ class PackOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        check_geometry(self.size, self.patch)
         for mode in self.modes:
-            check_selection(mode, self.budget, self.size // self.patch)
+            check_options(mode, self.num_frames, self.budget, self.view, self.selection)
         if not self.modes or len(set(self.modes)) < len(self.modes):
             raise ValueError(f"mode = {','.join(self.modes)!r} must name each mode once")
-        if not 1 <= self.num_frames <= NUM_SLOTS:
-            raise ValueError(f"num_frames = {self.num_frames} must lie in 1..{NUM_SLOTS}")
+        if self.selection.policy == "groups" and self.modes != ("codec",):
+            raise ValueError(
+                f"policy = groups makes records of mode codec alone, not {','.join(self.modes)!r}"
+            )
         if self.draws < 1:
             raise ValueError(f"draws = {self.draws} must be at least 1")
+
+    @property
+    def view(self) -> View:
+        return View(self.geometry, self.size, self.patch)
 
     def draws_of(self, mode: str) -> int:
         """Records per file in a mode: the codec selection and an image have nothing to draw."""
@@ -81,6 +92,8 @@ class PackOptions:
             fields["quality"] = self.storage.quality
         if mode != "image":
             fields["num_frames"] = self.num_frames
+            fields["sampling"] = self.sampling
+            fields["geometry"] = self.geometry
         if mode == "codec":
             fields["selection"] = dataclasses.asdict(self.selection)
         if mode in ("frames", "collage"):
@@ -105,7 +118,7 @@ def pack_item(options: PackOptions, item: Item) -> dict[str, list[Packed]]:
       item: the file.
 
     Returns:
-      Per mode `draws_of(mode)` records.
+      Per mode `draws_of(mode)` records, or one per group with the policy "groups".
 
     Raises:
       MediaError: the file is missing, damaged beyond use, or without pictures.
@@ -115,10 +128,20 @@ def pack_item(options: PackOptions, item: Item) -> dict[str, list[Packed]]:
             if item.kind == "image":
                 return {"image": [_pack_image(options, item, path)]}
             clip = sample_clip(
-                path, options.num_frames, options.size, options.patch, item.start, item.end
+                path,
+                options.num_frames,
+                options.size,
+                options.patch,
+                item.start,
+                item.end,
+                geometry=options.geometry,
+                sampling=options.sampling,
+                config=options.selection,
             )
         except MediaError as error:
             raise MediaError(item.source, error.reason) from error
+    if options.selection.policy == "groups":
+        return {"codec": _group_records(options, item, clip)}
     described = descriptor(clip)
     return {
         mode: [
@@ -138,16 +161,49 @@ def draw_seed(seed: int, key: str, draw: int) -> int:
 def _pack_clip(
     options: PackOptions, item: Item, clip: Clip, described: np.ndarray, mode: str, draw: int
 ) -> Packed:
-    draws = options.draws_of(mode)
     seed = None if options.seed is None else draw_seed(options.seed, item.key, draw)
+    (sequence,) = select(clip, mode, options.budget, seed)
+    key = item.key if options.draws_of(mode) == 1 else f"{item.key}#{draw}"
+    return _packed_clip(options, item, clip, described, mode, sequence, key)
+
+
+def _group_records(options: PackOptions, item: Item, clip: Clip) -> list[Packed]:
+    """One record per group, each described by its own samples."""
+    return [
+        _packed_clip(
+            options,
+            item,
+            found.clip,
+            descriptor(found.clip),
+            "codec",
+            found.sequence(),
+            f"{item.key}#{place}",
+            (place, found.first_sample),
+        )
+        for place, found in enumerate(choose_groups(clip, options.budget))
+    ]
+
+
+def _packed_clip(
+    options: PackOptions,
+    item: Item,
+    clip: Clip,
+    described: np.ndarray,
+    mode: str,
+    sequence: PatchSequence,
+    key: str,
+    group: tuple[int, int] | None = None,
+) -> Packed:
     record = Record(
-        key=item.key if draws == 1 else f"{item.key}#{draw}",
+        key=key,
         mode=mode,
-        size=options.size,
+        view=clip.yuv_M3HW.shape[2:],
         budget=options.budget,
-        sequence=select(clip, mode, options.budget, seed, options.selection),
+        sequence=sequence,
         descriptor=described,
         pts=clip.seconds_M.astype(np.float32),
+        gaps=clip.gaps_T.astype(np.float32),
+        group=group,
         labels=item.labels,
         source=item.source,
     )
@@ -159,11 +215,12 @@ def _pack_image(options: PackOptions, item: Item, path: Path) -> Packed:
     record = Record(
         key=item.key,
         mode="image",
-        size=options.size,
+        view=(options.size, options.size),
         budget=options.budget_of("image"),
         sequence=image_sequence(rgb_SS3, options.patch),
         descriptor=descriptor_image(rgb_SS3),
         pts=np.zeros(1, np.float32),
+        gaps=np.zeros(0, np.float32),
         labels=item.labels,
         source=item.source,
     )
@@ -172,4 +229,6 @@ def _pack_image(options: PackOptions, item: Item, path: Path) -> Packed:
 
 def _packed(record: Record, storage: Storage) -> Packed:
     entry = {"key": record.key, "length": len(record.sequence), "labels": record.labels}
+    if len(record.gaps):
+        entry["gap"] = round(float(np.median(record.gaps)), 3)
     return Packed(encode_record(record, storage), entry)

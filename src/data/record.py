@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..sequence import NUM_SLOTS, PatchSequence
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 STORAGES = ("jpeg", "png", "raw")
 _BLOCK = 8  # side of a JPEG transform block: with 4:4:4 sampling no coded unit is larger
 _COLUMNS = 32  # cells in a row of the mosaic
@@ -56,28 +56,32 @@ class Record:
     Attributes:
       key: unique name within its record set.
       mode: `codec`, `frames`, `collage` or `image`.
-      size: side of the square view in pixels.
+      view: (height, width) of the view in pixels; one frame of a collage.
       budget: upper bound on the number of patches that the selection was given.
       sequence: the patches and their positions.
       descriptor: float32 [D], the training-free description of the whole clip.
       pts: float32 [M], seconds of the sampled frames, in order; sample i has t = slot_times(M)[i];
         [0] for an image.
+      gaps: float32 [M - 1], seconds between each later sample and the frame it was compared with.
+      group: of a long video cut into groups: (place of this one, index of its first sample).
       labels: given labels by column name, as text.
       source: path of the file relative to its input, for people.
     """
 
     key: str
     mode: str
-    size: int
+    view: tuple[int, int]
     budget: int
     sequence: PatchSequence
     descriptor: np.ndarray
     pts: np.ndarray
+    gaps: np.ndarray
+    group: tuple[int, int] | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("descriptor", "pts"):
+        for name in ("descriptor", "pts", "gaps"):
             value = getattr(self, name)
             if value.dtype != np.float32 or value.ndim != 1:
                 raise ValueError(
@@ -85,6 +89,8 @@ class Record:
                 )
         if len(self.pts) > NUM_SLOTS:
             raise ValueError(f"pts holds {len(self.pts)} frames, at most {NUM_SLOTS} are sampled")
+        if len(self.gaps) != len(self.pts) - 1:
+            raise ValueError(f"gaps holds {len(self.gaps)} values for {len(self.pts)} frames")
         if len(self.sequence) > self.budget:
             raise ValueError(
                 f"record {self.key!r} holds {len(self.sequence)} patches, over its budget of "
@@ -112,10 +118,11 @@ def encode_record(record: Record, storage: Storage) -> bytes:
         "version": RECORD_VERSION,
         "key": record.key,
         "mode": record.mode,
-        "size": record.size,
+        "view": record.view,
         "patch": sequence.patch,
         "budget": record.budget,
         "storage": storage.kind,
+        "group": record.group,
         "labels": record.labels,
         "source": record.source,
     }
@@ -123,6 +130,7 @@ def encode_record(record: Record, storage: Storage) -> bytes:
         "positions": sequence.positions.astype(np.uint16),
         "descriptor": record.descriptor,
         "pts": record.pts,
+        "gaps": record.gaps,
     }
     if storage.kind == "raw":
         tensors["patches"] = np.ascontiguousarray(sequence.patches)
@@ -158,11 +166,13 @@ def decode_record(data: bytes) -> Record:
         return Record(
             key=header["key"],
             mode=header["mode"],
-            size=header["size"],
+            view=tuple(header["view"]),
             budget=header["budget"],
             sequence=PatchSequence(patches, positions),
             descriptor=tensors["descriptor"],
             pts=tensors["pts"],
+            gaps=tensors["gaps"],
+            group=None if header["group"] is None else tuple(header["group"]),
             labels=header["labels"],
             source=header["source"],
         )

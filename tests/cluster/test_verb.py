@@ -29,11 +29,12 @@ def write_set(folder, seed=0, features=8):
             record = Record(
                 key=f"clip-{number:04d}",
                 mode="codec",
-                size=8,
+                view=(8, 8),
                 budget=16,
                 sequence=PatchSequence(patches.astype(np.uint8), positions.astype(np.int32)),
                 descriptor=(directions[kind] + 0.05 * rng.normal(size=features)).astype(np.float32),
                 pts=np.zeros(1, np.float32),
+                gaps=np.zeros(0, np.float32),
                 labels={"motion": KINDS[kind]},
             )
             entry = {"key": record.key, "length": length, "labels": record.labels}

@@ -9,6 +9,8 @@ from PIL import Image
 
 from codecvit.codec.clip import Clip
 from codecvit.codec.colour import YuvCode
+from codecvit.codec.config import SelectionConfig
+from codecvit.codec.view import Placement
 
 MOTIONS = ("left", "right", "up", "down", "cw", "ccw", "grow", "shrink")
 
@@ -31,7 +33,7 @@ def write_video():
         path, frames, codec="mpeg4", rate=25, gop=12, b_frames=0, pix_fmt="yuv420p", aspect=None
     ):
         with av.open(str(path), "w") as container:
-            options = {"bf": str(b_frames)} if b_frames else {}
+            options = {"bf": str(b_frames)}
             stream = container.add_stream(codec, rate=rate, options=options)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = pix_fmt
@@ -68,9 +70,10 @@ def scene():
 
 @pytest.fixture(scope="session")
 def clip_of():
-    """clip_of(frames uint8 [M, S, S, 3] or luma [M, S, S], patch): a Clip without a file."""
+    """clip_of(frames uint8 [M, S, S, 3] or luma [M, S, S], patch, fields of SelectionConfig): a
+    Clip without a file."""
 
-    def build(frames, patch=14, spacing=0.1):
+    def build(frames, patch=14, spacing=0.1, **config):
         frames = np.asarray(frames)
         if frames.ndim == 4:
             yuv = np.stack(
@@ -80,7 +83,17 @@ def clip_of():
             grey = np.full_like(frames, 128)
             yuv = np.stack([frames, grey, grey], axis=1)
         ids = np.arange(len(frames))
-        return Clip(yuv, YuvCode(0.299, 0.114, True), ids, ids * spacing, patch)
+        size = yuv.shape[-1]
+        return Clip(
+            yuv,
+            YuvCode(0.299, 0.114, True),
+            Placement(size, size, size, size),
+            ids,
+            ids * spacing,
+            np.full(len(ids) - 1, spacing),
+            patch,
+            SelectionConfig(**config),
+        )
 
     return build
 

@@ -8,16 +8,28 @@ import numpy as np
 import pytest
 
 from codecvit.codec import decode
-from codecvit.codec.decode import Sampling, decode_frames, decode_sequentially, scaled_size
+from codecvit.codec.decode import decode_frames as decode_view
+from codecvit.codec.decode import decode_sequentially as decode_view_sequentially
 from codecvit.codec.errors import MediaError
+from codecvit.codec.sampling import Sampling
+from codecvit.codec.view import View
 
-ALL = Sampling(64, 56)
+ALL = Sampling(64)
+SMALL = View("crop", 56, 14)
+
+
+def decode_frames(path, sampling, view=SMALL):
+    return decode_view(path, sampling, view)
+
+
+def decode_sequentially(path, sampling, view=SMALL, count=0):
+    return decode_view_sequentially(path, sampling, view, count)
 
 
 def _assert_same(a, b):
     np.testing.assert_array_equal(a.ids_M, b.ids_M)
     np.testing.assert_allclose(a.seconds_M, b.seconds_M, atol=1e-9)
-    np.testing.assert_array_equal(a.yuv_M3SS, b.yuv_M3SS)
+    np.testing.assert_array_equal(a.yuv_M3HW, b.yuv_M3HW)
     assert a.code == b.code
 
 
@@ -35,14 +47,14 @@ def test_skipping_gives_the_frames_of_full_decoding(
 ):
     frames = np.stack([texture(i // 3, 64, 96) for i in range(70)])
     path = write_video(tmp_path / "b.mp4", frames, gop=9, b_frames=2)
-    sampling = Sampling(num_frames, 56)
+    sampling = Sampling(num_frames)
     _assert_same(decode_frames(path, sampling), decode_sequentially(path, sampling))
 
 
 def test_skipping_gives_the_frames_of_full_decoding_on_real_clips(healthy):
     for path in healthy:
         # Odd numbers of samples and a late start hit other frames than the key frames.
-        sampling = Sampling(23, 56, start=0.05, end=9.0)
+        sampling = Sampling(23, start=0.05, end=9.0)
         _assert_same(decode_frames(path, sampling), decode_sequentially(path, sampling))
         with decode.open_video(path) as (container, stream):
             usable = decode.read_index(container, stream).usable
@@ -64,7 +76,7 @@ def test_few_samples_of_a_long_clip_decode_few_frames(
             yield frame
 
     monkeypatch.setattr(decode, "_decode_group", spy)
-    found = decode_frames(path, Sampling(4, 56))
+    found = decode_frames(path, Sampling(4))
     assert len(found.ids_M) == 4
     assert len(decoded) < 4 * 10 * 0.6  # of four groups, less than the two thirds that are B frames
 
@@ -74,29 +86,29 @@ def test_frames_are_those_of_the_source(tmp_path, write_video):
     levels = 10 * np.arange(20) + 20
     frames = np.broadcast_to(levels[:, None, None, None], (20, 48, 64, 3)).astype(np.uint8)
     path = write_video(tmp_path / "grey.mp4", frames, b_frames=2, gop=7)
-    found = decode_frames(path, Sampling(6, 56))
+    found = decode_frames(path, Sampling(6))
     expected_ids = [0, 3, 7, 11, 15, 19]
     assert found.ids_M.tolist() == expected_ids
     np.testing.assert_allclose(found.seconds_M, np.array(expected_ids) / 25, atol=1e-6)
-    luma = found.yuv_M3SS[:, 0].mean(axis=(1, 2))
+    luma = found.yuv_M3HW[:, 0].mean(axis=(1, 2))
     np.testing.assert_allclose((luma - 16) * 255 / 219, levels[expected_ids], atol=2)
 
 
 def test_packets_without_times_are_decoded_in_order(tmp_path, write_video, texture):
     frames = np.stack([texture(i // 2, 48, 64) for i in range(30)])
-    plain = decode_frames(write_video(tmp_path / "a.mp4", frames, b_frames=2), Sampling(9, 56))
-    timeless = decode_frames(write_video(tmp_path / "a.avi", frames, b_frames=2), Sampling(9, 56))
+    plain = decode_frames(write_video(tmp_path / "a.mp4", frames, b_frames=2), Sampling(9))
+    timeless = decode_frames(write_video(tmp_path / "a.avi", frames, b_frames=2), Sampling(9))
     np.testing.assert_array_equal(timeless.ids_M, plain.ids_M)
     np.testing.assert_allclose(timeless.seconds_M, plain.seconds_M, atol=0.05)
-    np.testing.assert_array_equal(timeless.yuv_M3SS, plain.yuv_M3SS)
+    np.testing.assert_array_equal(timeless.yuv_M3HW, plain.yuv_M3HW)
 
 
 def test_a_wrong_guess_of_the_frame_count_changes_nothing(tmp_path, write_video, texture):
     frames = np.stack([texture(i, 48, 48) for i in range(20)])
     path = write_video(tmp_path / "a.mp4", frames)
-    truth = decode_sequentially(path, Sampling(6, 56), count=20)
+    truth = decode_sequentially(path, Sampling(6), count=20)
     for guess in (0, 7, 40):
-        _assert_same(decode_sequentially(path, Sampling(6, 56), count=guess), truth)
+        _assert_same(decode_sequentially(path, Sampling(6), count=guess), truth)
 
 
 @pytest.mark.parametrize("codec", ["png", "mjpeg", "ffv1"])
@@ -115,7 +127,7 @@ def test_every_pixel_format_gives_its_colour(tmp_path, write_video, codec):
 def decode_rgb(found):
     from codecvit.codec.colour import yuv_to_rgb
 
-    return yuv_to_rgb(found.yuv_M3SS, found.code)
+    return yuv_to_rgb(found.yuv_M3HW, found.code)
 
 
 def test_view_is_the_centre_with_the_short_side_scaled(tmp_path, write_video):
@@ -141,21 +153,15 @@ def test_pixel_aspect_counts(tmp_path, write_video):
     assert (rgb[:, 4:-4, 8:-8].argmax(axis=-1) == 1).all()
 
 
-def test_scaled_size():
-    assert scaled_size(360, 640, 224) == (224, 398)
-    assert scaled_size(640, 360, 224) == (398, 224)
-    assert scaled_size(50, 50, 224) == (224, 224)
-
-
 def test_recorded_turn_is_applied(media):
     path = media / "rotated_90_568x320.mov"
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         assert frame.rotation == -90  # to be turned clockwise
-        height, width = scaled_size(frame.height, frame.width, 224)
+        height, width = 224, round(frame.width * 224 / frame.height)
         raw = frame.reformat(width, height, "yuv444p", dst_color_range="MPEG").to_ndarray()[0]
     left = (width - 224) // 2
-    upright = decode_frames(path, Sampling(64, 224)).yuv_M3SS[0, 0]
+    upright = decode_frames(path, ALL, View("crop", 224, 14)).yuv_M3HW[0, 0]
     np.testing.assert_array_equal(upright, np.rot90(raw[:, left : left + 224], k=-1))
 
 
@@ -179,7 +185,7 @@ def test_truncated_file_gives_the_frames_that_are_left(tmp_path, write_video, te
     cut.write_bytes(data[: len(data) // 2])
     found = decode_frames(cut, ALL)
     assert 10 <= len(found.ids_M) < 40
-    np.testing.assert_array_equal(found.yuv_M3SS[:10], decode_frames(whole, ALL).yuv_M3SS[:10])
+    np.testing.assert_array_equal(found.yuv_M3HW[:10], decode_frames(whole, ALL).yuv_M3HW[:10])
 
 
 def _audio(path):
@@ -211,7 +217,7 @@ def _audio_with_cover(path):
         ("missing.mp4", lambda path: None, "No such file"),
         ("empty.mp4", lambda path: path.touch(), "cannot be opened"),
         ("text.mp4", lambda path: path.write_text("not a video\n" * 50), "cannot be opened"),
-        ("folder.mp4", lambda path: path.mkdir(), "cannot be opened"),
+        ("folder.mp4", lambda path: path.mkdir(), "needs its frame rate in fps.txt"),
         ("sound.wav", _audio, "no video stream"),
         ("cover.flac", _audio_with_cover, "no video stream"),
     ],
@@ -247,7 +253,7 @@ def test_span_outside_the_clip_says_how_long_it_is(tmp_path, write_video, textur
     path = write_video(tmp_path / "a.mp4", np.stack([texture(i, 48, 48) for i in range(10)]))
     for decode_some in (decode_frames, decode_sequentially):
         with pytest.raises(MediaError, match=r"start = 5.*0\.360"):
-            decode_some(path, Sampling(4, 56, start=5))
+            decode_some(path, Sampling(4, start=5))
 
 
 def test_titles_that_are_no_utf8_do_no_harm(tmp_path):

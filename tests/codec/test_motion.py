@@ -4,19 +4,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codecvit.codec.motion import (
+from codecvit.codec.block_search import scale_planes, search_vectors
+from codecvit.codec.blocks import (
     BLOCK,
     block_origins,
     blocks_at,
     blocks_of,
     difference,
-    estimate_motion,
-    search_vectors,
     texture,
 )
+from codecvit.codec.motion import Samples, estimate_motion
 
 GRID = 8
 SIDE = GRID * BLOCK
+
+
+def _estimate(luma, rows, columns=None, partners=None, signal="estimate"):
+    return estimate_motion(Samples(luma, partners, None, rows, columns or rows), signal)
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (5, -3), (-16, 16), (16, 0)])
@@ -28,8 +32,8 @@ def test_pure_translation_leaves_no_residual(texture, shift):
     wide = np.asarray(quarter.resize((SIDE + 128, SIDE + 128), Image.Resampling.BICUBIC))
     before = wide[64 : 64 + SIDE, 64 : 64 + SIDE]
     after = wide[64 - dy : 64 - dy + SIDE, 64 - dx : 64 - dx + SIDE]  # moved by (dx, dy)
-    motion = estimate_motion(np.stack([before, after]), GRID)
-    source = block_origins(GRID) - np.array(shift)
+    motion = _estimate(np.stack([before, after]), GRID)
+    source = block_origins(GRID, GRID) - np.array(shift)
     inside = ((source >= 0) & (source <= SIDE - BLOCK)).all(axis=1)
     assert inside.sum() >= 20
     np.testing.assert_array_equal(
@@ -43,17 +47,17 @@ def test_each_pair_looks_at_the_frame_before(texture):
     wide = texture(2, SIDE + 64, SIDE + 64)[..., 1]
     offsets = [0, 2, 6, 14]  # steps of 2, 4, 8 pixels
     frames = np.stack([wide[:SIDE, o : o + SIDE] for o in offsets])
-    vectors_TN2 = estimate_motion(frames, GRID).vectors_TN2
+    vectors_TN2 = _estimate(frames, GRID).vectors_TN2
     assert len(vectors_TN2) == 3
     np.testing.assert_array_equal(np.median(vectors_TN2, axis=1), [[2, 0], [4, 0], [8, 0]])
 
 
 def test_error_is_that_of_the_vector(texture):
     frames = np.stack([texture(i, SIDE, SIDE)[..., 0] for i in range(2)])
-    planes, vectors = search_vectors(frames, GRID)
-    motion = estimate_motion(frames, GRID)
+    planes, vectors = search_vectors(frames, GRID, GRID)
+    motion = _estimate(frames, GRID)
     np.testing.assert_array_equal(planes, frames)  # no scaling needed at 16 pixels a patch
-    for block, (x, y) in enumerate(block_origins(GRID)):
+    for block, (x, y) in enumerate(block_origins(GRID, GRID)):
         dx, dy = vectors[0, block]
         now = frames[1, y : y + BLOCK, x : x + BLOCK].astype(int)
         then = frames[0, y + dy : y + dy + BLOCK, x + dx : x + dx + BLOCK].astype(int)
@@ -63,7 +67,7 @@ def test_error_is_that_of_the_vector(texture):
 
 def test_patches_of_14_pixels_get_a_block_each(texture):
     wide = texture(3, 224, 224 + 28)[..., 1]
-    motion = estimate_motion(np.stack([wide[:, :224], wide[:, 14 : 14 + 224]]), 16)
+    motion = _estimate(np.stack([wide[:, :224], wide[:, 14 : 14 + 224]]), 16)
     assert motion.vectors_TN2.shape == (1, 256, 2)
     # One patch of 14 pixels is one block of 16: the shift is a whole block.
     inside = motion.vectors_TN2[0].reshape(16, 16, 2)[:, :-1]
@@ -71,7 +75,7 @@ def test_patches_of_14_pixels_get_a_block_each(texture):
 
 
 def test_single_frame_has_no_pairs(texture):
-    motion = estimate_motion(texture(4, SIDE, SIDE)[None, ..., 0], GRID)
+    motion = _estimate(texture(4, SIDE, SIDE)[None, ..., 0], GRID)
     assert motion.vectors_TN2.shape == (0, GRID**2, 2)
     assert motion.error_TNB.shape == (0, GRID**2, BLOCK**2)
 
@@ -83,7 +87,53 @@ def test_blocks():
     np.testing.assert_array_equal(
         blocks_at(plane, np.array([[7, 3]]))[0], plane[3:19, 7:23].ravel()
     )
-    np.testing.assert_array_equal(blocks_at(plane, block_origins(3)), blocks_of(plane))
+    np.testing.assert_array_equal(blocks_at(plane, block_origins(3, 3)), blocks_of(plane))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 8), (8, 3)])
+def test_the_picture_need_not_be_square(texture, rows, columns):
+    """Vectors, errors and planes of an oblong picture lie where its blocks lie."""
+    height, width = rows * BLOCK, columns * BLOCK
+    wide = texture(5, height, width + 16)[..., 1]
+    frames = np.stack([wide[:, :width], wide[:, 8 : 8 + width]])  # all moves left by 8
+    motion = _estimate(frames, rows, columns)
+    assert (motion.rows, motion.columns) == (rows, columns)
+    vectors = motion.vectors_TN2.reshape(rows, columns, 2)[:, :-1]
+    assert (vectors == (8, 0)).all(axis=-1).mean() > 0.8
+    right = motion.error_TNB.reshape(rows, columns, -1)[:, -1]  # new picture comes in here
+    assert right.mean() > 2 * motion.error_TNB.mean()
+
+
+def test_scaled_planes_are_those_of_the_search(texture):
+    frames = np.stack([texture(i, 56, 84)[..., 1] for i in range(3)])
+    planes, _ = search_vectors(frames, 4, 6)
+    assert planes.shape == (3, 64, 96)
+    np.testing.assert_array_equal(scale_planes(frames, 4, 6), planes)
+
+
+def test_difference_is_an_error_without_motion(texture):
+    wide = texture(2, SIDE, SIDE + 8)[..., 1]
+    frames = np.stack([wide[:, :SIDE], wide[:, 8:]])
+    motion = _estimate(frames, GRID, signal="difference")
+    assert not motion.vectors_TN2.any()
+    plain = np.abs(frames[1].astype(int) - frames[0])
+    np.testing.assert_array_equal(motion.error_TNB[0], blocks_of(plain))
+    assert plain.mean() > 3 * _estimate(frames, GRID).error_TNB.mean()
+
+
+def test_partners_take_the_place_of_the_sample_before(texture):
+    """Two samples that share nothing, and a partner from which the second one is a shift."""
+    first = texture(1, SIDE, SIDE)[..., 1]
+    wide = texture(2, SIDE, SIDE + 6)[..., 1]
+    partner, second = wide[:, :SIDE], wide[:, 6:]
+    samples = np.stack([first, second, second])
+    motion = _estimate(samples, GRID, partners=np.stack([partner, second]))
+    vectors = motion.vectors_TN2[0].reshape(GRID, GRID, 2)[:, :-1]
+    assert (vectors == (6, 0)).all(axis=-1).mean() > 0.9
+    assert not motion.error_TNB[1].any()
+    alone = _estimate(samples, GRID)
+    assert alone.error_TNB[0].mean() > 5 * motion.error_TNB[0].mean()
+    np.testing.assert_array_equal(motion.texture_TN, alone.texture_TN)
 
 
 def test_difference_does_not_wrap():

@@ -10,8 +10,13 @@ import pytest
 import codecvit
 from codecvit.codec import MediaError, SelectionConfig, pack_video
 from codecvit.codec.clip import sample_clip
-from codecvit.codec.selection import select
+from codecvit.codec.selection import select as select_all
 from codecvit.sequence import slot_times
+
+
+def select(clip, *options):
+    (sequence,) = select_all(clip, *options)
+    return sequence
 
 
 def test_every_healthy_clip_in_every_mode(healthy):
@@ -19,7 +24,7 @@ def test_every_healthy_clip_in_every_mode(healthy):
         clip = sample_clip(path)
         frames = len(clip)
         for mode in ("codec", "frames", "collage"):
-            sequence = select(clip, mode, budget=1000)
+            sequence = select(clip, mode, 1000)
             whole = min(3, frames)
             expected = {"codec": min(1000, frames * 256)}.get(mode, whole * 256)
             assert len(sequence) == expected, (path.name, mode)
@@ -41,8 +46,8 @@ def test_pack_video_is_sampling_and_selection(tmp_path, write_video, scene):
     path = write_video(tmp_path / "a.mp4", scene("left", frames=20)[0])
     config = SelectionConfig(scale="frame")
     packed = pack_video(path, "codec", 12, 200, 112, 14, start=0.1, end=0.7, config=config)
-    clip = sample_clip(path, 12, 112, 14, 0.1, 0.7)
-    selected = select(clip, "codec", 200, config=config)
+    clip = sample_clip(path, 12, 112, 14, 0.1, 0.7, config=config)
+    selected = select(clip, "codec", 200)
     assert packed.patches.tobytes() == selected.patches.tobytes()
     assert packed.positions.tobytes() == selected.positions.tobytes()
     assert clip.seconds_M.min() >= 0.1
@@ -93,8 +98,12 @@ def test_one_frame(tmp_path, write_video, texture):
         ({"size": 225}, "size = 225 must be a multiple of patch = 14, for example 224"),
         ({"size": 0}, "size = 0"),
         ({"patch": 0}, "patch = 0"),
-        ({"budget": 255}, "budget = 255 is below one frame of 16 x 16 = 256"),
+        ({"budget": 255}, "budget = 255 is below one frame of 256 patches"),
         ({"mode": "best"}, "mode = 'best'"),
+        ({"geometry": "pad"}, "geometry = 'pad' must be one of crop, fit, square"),
+        ({"sampling": "key"}, "sampling = 'key' must be one of index, time"),
+        ({"config": SelectionConfig(block=2), "size": 210}, "block = 2 does not divide"),
+        ({"config": SelectionConfig(policy="groups")}, "call pack_groups"),
         ({"start": 3, "end": 2}, "start = 3 must be before end = 2"),
     ],
 )

@@ -68,31 +68,49 @@ def test_jitter_below_half_a_pixel_stays_small():
 def _motion(seed=0):
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-9, 10, (4, 9, 2)).astype(np.float32)
-    return Motion(vectors, _errors(seed), rng.uniform(0, 20, (4, 9)).astype(np.float32))
+    texture = rng.uniform(0, 20, (4, 9)).astype(np.float32)
+    first = rng.integers(0, 256, (9, 256)).astype(np.uint8)
+    return Motion(3, 3, vectors, _errors(seed), texture, first)
 
 
 def test_score_is_the_weighted_mean_of_its_parts():
     motion = _motion()
     base = SelectionConfig(camera="none")
-    residual = saliency(motion, 3, dataclasses.replace(base, w_mv=0.0))
-    moved = saliency(motion, 3, dataclasses.replace(base, w_res=0.0, w_mv=1.0))
+    residual = saliency(motion, dataclasses.replace(base, w_mv=0.0))[1:]
+    moved = saliency(motion, dataclasses.replace(base, w_res=0.0, w_mv=1.0))[1:]
     np.testing.assert_array_equal(residual, residual_score(motion.error_TNB, "clip"))
-    both = saliency(motion, 3, dataclasses.replace(base, w_res=2.0, w_mv=0.5))
+    both = saliency(motion, dataclasses.replace(base, w_res=2.0, w_mv=0.5))[1:]
     np.testing.assert_allclose(both, 0.8 * residual + 0.2 * moved, rtol=1e-5)
     assert both.dtype == np.float32
     assert 0 <= both.min() <= both.max() <= 1
 
 
 def test_presets_differ():
-    scores = [saliency(_motion(), 3, config) for config in PRESETS.values()]
+    scores = [saliency(_motion(), config) for config in PRESETS.values()]
     assert not np.allclose(scores[0], scores[1])
 
 
 def test_no_pairs_no_scores():
-    empty = Motion(
-        np.zeros((0, 9, 2), np.float32),
-        np.zeros((0, 9, 256), np.uint8),
-        np.zeros((0, 9), np.float32),
+    motion = _motion()
+    empty = dataclasses.replace(
+        motion,
+        vectors_TN2=motion.vectors_TN2[:0],
+        error_TNB=motion.error_TNB[:0],
+        texture_TN=motion.texture_TN[:0],
     )
     for config in PRESETS.values():
-        assert saliency(empty, 3, config).shape == (0, 9)
+        assert saliency(empty, config).shape == (1, 9)
+
+
+@pytest.mark.parametrize("scale", ["clip", "sqrt", "frame"])
+def test_first_frame_scores_by_deviation_from_the_mean_of_its_patches(scale):
+    motion = _motion()
+    deviation = np.abs(
+        motion.first_NB.astype(int) - np.rint(motion.first_NB.mean(axis=1, keepdims=True))
+    )
+    own, clip = _percentile(deviation), _percentile(motion.error_TNB)
+    limit = {"clip": clip, "sqrt": np.sqrt(clip * own), "frame": own}[scale]
+    score = saliency(motion, SelectionConfig(scale=scale))[0]
+    np.testing.assert_allclose(score, np.minimum(deviation / limit, 1).mean(axis=1), rtol=1e-5)
+    flat = dataclasses.replace(motion, first_NB=np.full((9, 256), 77, np.uint8))
+    assert not saliency(flat, SelectionConfig(scale=scale))[0].any()

@@ -4,13 +4,22 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codecvit.codec.config import PRESETS, SelectionConfig
-from codecvit.codec.saliency import saliency
-from codecvit.codec.selection import choose_frames, select, top_patches
+from codecvit.codec.config import SelectionConfig
+from codecvit.codec.policies import choose_units
+from codecvit.codec.selection import choose, choose_frames, choose_groups, group_edges
+from codecvit.codec.selection import select as select_all
+from codecvit.codec.view import Placement
 from codecvit.sequence import slot_times
+
+
+def select(clip, *options, config=None, **more):
+    if config is not None:
+        clip = dataclasses.replace(clip, config=config)
+    (sequence,) = select_all(clip, *options, **more)
+    return sequence
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,8 @@ def _brute_force_top(scores, count, cap=None):
 def test_top_patches_equal_brute_force(seed, count, cap):
     # Few distinct values: ties everywhere.
     scores = np.random.default_rng(seed).integers(0, 5, (5, 7)).astype(np.float32)
-    assert top_patches(scores, count, cap).tolist() == _brute_force_top(scores, count, cap)
+    chosen = choose_units(scores, count, SelectionConfig(frame_cap=cap), None)
+    assert chosen.tolist() == _brute_force_top(scores, count, cap)
 
 
 def test_codec_keeps_the_first_frame_and_the_best_of_the_rest(clip):
@@ -46,7 +56,7 @@ def test_codec_keeps_the_first_frame_and_the_best_of_the_rest(clip):
     t, h, w = sequence.positions.T
     assert len(sequence) == 150
     assert (t == 0).sum() == 64
-    scores = saliency(clip.motion, 8, PRESETS["default"])
+    scores = clip.scores_MRC[1:].reshape(19, 64)
     chosen = {
         (int(slot_times(20)[1 + i // 64]), i % 64 // 8, i % 8)
         for i in _brute_force_top(scores, 150 - 64)
@@ -102,7 +112,9 @@ def test_seed_draws_frames_but_no_codec_patches(clip):
 
 
 @pytest.mark.parametrize(
-    "change", [{"scale": "frame"}, {"scale": "sqrt"}, {"camera": "none"}, {"camera": "median"},
+    "change", [{"signal": "difference"}, {"policy": "time_bucket"}, {"policy": "random"},
+               {"policy": "time_bucket", "policy_arg": 19}, {"block": 2},
+               {"scale": "frame"}, {"scale": "sqrt"}, {"camera": "none"}, {"camera": "median"},
                {"w_res": 0.2}, {"w_mv": 3.0}, {"frame_cap": 0.05}]
 )  # fmt: skip
 def test_every_field_changes_the_selection(scene, clip_of, change):
@@ -123,6 +135,150 @@ def _zoomed(frame, zoom):
     margin = size * (1 - 1 / zoom) / 2
     box = (margin, margin, size - margin, size - margin)
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.BICUBIC, box))
+
+
+def test_a_ranked_first_frame_competes_by_its_detail(texture, clip_of):
+    """A flat sky costs nothing to code; what moves later gets its share."""
+    frames = np.stack([texture(0, 112, 112)] * 6)
+    frames[:, :56] = 90
+    rng = np.random.default_rng(0)
+    for i in range(1, 6):
+        frames[i, 56:, 56:] = rng.integers(0, 256, (56, 56, 3))
+    sequence = select(clip_of(frames), "codec", 100, config=SelectionConfig(first_frame="ranked"))
+    t, h, _ = sequence.positions.T
+    assert len(sequence) == 100
+    assert (h >= 4).all()
+    assert 0 < (t == 0).sum() < 64
+    whole = select(clip_of(frames), "codec", 100)
+    assert (whole.positions[:, 0] == 0).sum() == 64
+
+
+@pytest.mark.parametrize("policy", ["top_k", "time_bucket", "random"])
+@pytest.mark.parametrize("first_frame", ["whole", "ranked"])
+def test_blocks_are_chosen_whole(clip, policy, first_frame):
+    config = SelectionConfig(block=2, policy=policy, first_frame=first_frame)
+    positions = select(clip, "codec", 64 + 4 * 20 + 3, config=config).positions
+    assert len(positions) == 64 + 4 * 20  # the three that make no block stay out
+    assert first_frame == "ranked" or (positions[:, 0] == 0).sum() == 64
+    blocks, sizes = np.unique(positions // (1, 2, 2), axis=0, return_counts=True)
+    assert (sizes == 4).all()
+    assert len(blocks) == 16 + 20
+
+
+def test_a_block_is_as_good_as_its_mean(clip):
+    positions = select(clip, "codec", 64 + 4 * 20, config=SelectionConfig(block=2)).positions[64:]
+    means = clip.scores_MRC[1:].reshape(19, 4, 2, 4, 2).mean(axis=(2, 4))
+    best = np.argsort(-means.ravel(), kind="stable")[:20]
+    expected = {tuple(map(int, np.unravel_index(i, means.shape))) for i in best}
+    t = np.searchsorted(slot_times(20), positions[:, 0]) - 1
+    assert {
+        (int(a), int(b) // 2, int(c) // 2) for a, (_, b, c) in zip(t, positions, strict=True)
+    } == expected
+
+
+@pytest.mark.parametrize("buckets", [1, 3, 19])
+def test_time_buckets_get_their_share(clip, buckets):
+    config = SelectionConfig(policy="time_bucket", policy_arg=buckets)
+    count = 19 * 8 + 5
+    t = select(clip, "codec", 64 + count, config=config).positions[64:, 0]
+    frame = np.searchsorted(slot_times(20), t) - 1
+    taken = np.bincount(frame * buckets // 19, minlength=buckets)
+    assert taken.sum() == count
+    assert taken.min() >= count // buckets
+    if buckets == 1:
+        np.testing.assert_array_equal(t, select(clip, "codec", 64 + count).positions[64:, 0])
+
+
+def test_random_is_seeded_even_and_blind(clip, clip_of, scene):
+    config = SelectionConfig(policy="random")
+    draws = [select(clip, "codec", 64 + 300, seed, config=config).positions for seed in range(20)]
+    again = select(clip, "codec", 64 + 300, 3, config=config).positions
+    np.testing.assert_array_equal(again, draws[3])
+    assert not np.array_equal(draws[3], draws[4])
+    other = clip_of(scene("up", seed=8, frames=20)[0])
+    np.testing.assert_array_equal(
+        select(other, "codec", 64 + 300, 3, config=config).positions, again
+    )
+    t = np.concatenate([d[64:, 0] for d in draws])
+    shares = np.bincount(np.searchsorted(slot_times(20), t), minlength=20)[1:] / len(t)
+    np.testing.assert_allclose(shares, 1 / 19, atol=0.012)
+
+
+def _letterboxed(clip_of, scene, padding):
+    """A view of 8 x 8 patches whose picture is rows 24 to 90 of 112: patch rows 2 to 5 lie wholly
+    in it, 1 and 6 partly."""
+    clip = clip_of(scene("right", frames=20)[0], padding=padding)
+    return dataclasses.replace(clip, placement=Placement(112, 112, 66, 112))
+
+
+def test_padding_belongs_to_the_first_frame_only(clip_of, scene):
+    clip = _letterboxed(clip_of, scene, "keep")
+    assert clip.placement.rows == slice(23, 89)
+    later = choose(clip, 64 + 19 * 48).thw_L3[64:]  # all patches with picture
+    assert set(later[:, 1]) == {1, 2, 3, 4, 5, 6}
+    more = choose(clip, 64 + 19 * 48 + 10)  # padding comes after everything else
+    assert len(more) == 64 + 19 * 48 + 10
+    assert (more.score_L[64:] == -1).sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("padding", "rows"), [("exclude", {2, 3, 4, 5}), ("repeat", {1, 2, 3, 4, 5, 6})]
+)
+def test_padding_left_out_never_appears(clip_of, scene, padding, rows):
+    clip = _letterboxed(clip_of, scene, padding)
+    frame = 8 * len(rows)
+    for budget in (frame, frame + 100, 10_000):
+        found = choose(clip, budget)
+        assert len(found) == min(budget, 20 * frame)
+        assert set(found.thw_L3[:, 1]) == rows
+        assert (found.thw_L3[:, 0] == 0).sum() == frame
+
+
+@pytest.mark.parametrize("length", [1, 6, 20, 64])
+def test_groups_of_fixed_length(clip_of, scene, length):
+    clip = clip_of(scene("right", frames=20)[0], policy="groups", policy_arg=length)
+    groups = choose_groups(clip, 64 + 30)
+    starts = list(range(0, 20, length))
+    assert [group.first_sample for group in groups] == starts
+    for group, start in zip(groups, starts, strict=True):
+        frames = min(length, 20 - start)
+        assert len(group.clip) == frames
+        assert len(group) == min(64 + 30, frames * 64)
+        t, h, w = group.thw_L3.T
+        assert (t == 0).sum() == 64  # the anchor
+        assert set(group.positions_L3[:, 0]) <= set(slot_times(frames).tolist())
+        expected = clip.patches(t + start, h, w)
+        np.testing.assert_array_equal(group.sequence().patches, expected)
+        np.testing.assert_array_equal(group.score_L, clip.scores_MRC[t + start, h, w])
+
+
+def test_groups_by_news_are_short_where_much_happens(clip_of, texture):
+    rng = np.random.default_rng(0)
+    still = np.stack([texture(1, 56, 56)] * 100)
+    busy = rng.integers(0, 256, (60, 56, 56, 3)).astype(np.uint8)
+    clip = clip_of(np.concatenate([still, busy, still[:21]]), policy="groups")
+    edges = group_edges(clip, budget=16 + 64)
+    lengths = np.diff(edges)
+    assert edges[0] == 0
+    assert edges[-1] == len(clip) == 181
+    assert lengths.max() <= 64
+    assert lengths.min() >= 8
+    middle = np.array(
+        [length for start, length in zip(edges, lengths, strict=False) if 100 <= start < 145]
+    )
+    assert lengths[0] > 2 * middle.mean()
+
+
+@given(st.integers(1, 150), st.integers(0, 5))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_groups_cover_every_sample_once(clip_of, frames, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (frames, 28, 28)).astype(np.uint8)
+    clip = clip_of(pixels, policy="groups")
+    edges = group_edges(clip, 8)
+    assert edges[0] == 0
+    assert edges[-1] == frames
+    assert (np.diff(edges) > 0).all()
+    assert (np.diff(edges) <= 64).all()
 
 
 def test_cap_bounds_a_cut(texture, clip_of):
@@ -159,5 +315,5 @@ def test_chosen_patches_hit_what_moves(scene, clip_of, motion):
 def test_bad_arguments(clip):
     with pytest.raises(ValueError, match="mode = 'all' must be one of codec, frames, collage"):
         select(clip, "all")
-    with pytest.raises(ValueError, match="budget = 63 is below one frame of 8 x 8 = 64"):
+    with pytest.raises(ValueError, match="budget = 63 is below one frame of 64 patches"):
         select(clip, "frames", 63)

@@ -22,7 +22,7 @@ def test_writes_a_sheet(tmp_path, write_video, scene, capsys):
 def test_chosen_patches_are_lit_and_the_rest_is_dark(tmp_path, write_video, scene):
     video = write_video(tmp_path / "a.mp4", scene("right", frames=20)[0])
     clip = sample_clip(video, size=112)
-    chosen = select(clip, "codec", 64 + 80)
+    (chosen,) = select(clip, "codec", 64 + 80)
     sheet = np.asarray(contact_sheet(clip, chosen, 64, "a.mp4"))
     rgb = clip.rgb()
     lit = 0

@@ -31,11 +31,12 @@ def _make_record(
     return Record(
         key=f"clip-{number:04d}",
         mode="codec",
-        size=8 * patch,
+        view=(8 * patch, 8 * patch),
         budget=length + 2,
         sequence=_make_sequence(length, number, patch),
         descriptor=np.linspace(0, number, 6, dtype=np.float32),
         pts=np.arange(3, dtype=np.float32) / 7,
+        gaps=np.full(2, 1 / 7, np.float32),
         labels={"parity": "odd" if number % 2 else "even"} if labels is None else labels,
         source=f"folder/clip {number}.mp4",
     )

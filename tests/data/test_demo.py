@@ -145,7 +145,7 @@ def test_codec_selection_hits_the_digit(tmp_path):
     chosen, random = [], []
     for path, box_T4 in boxes.items():
         clip = sample_clip(tmp_path / path, 24, size, patch)
-        times, h, w = select(clip, "codec", 128).positions.T
+        times, h, w = select(clip, "codec", 128)[0].positions.T
         frame = clip.frame_ids_M[np.searchsorted(slot_times(len(clip)), times)]
         box = np.array(box_T4) * size / demo.SIDE
 

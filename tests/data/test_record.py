@@ -36,13 +36,20 @@ def test_lossless_storage_gives_back_everything(make_record, kind, patch, length
     record = make_record(3, length, patch)
     back = decode_record(encode_record(record, Storage(kind)))
     for field in dataclasses.fields(record):
-        if field.name in ("sequence", "descriptor", "pts"):
+        if field.name in ("sequence", "descriptor", "pts", "gaps"):
             continue
         assert getattr(back, field.name) == getattr(record, field.name)
     np.testing.assert_array_equal(back.sequence.patches, record.sequence.patches)
     np.testing.assert_array_equal(back.sequence.positions, record.sequence.positions)
     np.testing.assert_array_equal(back.descriptor, record.descriptor)
     np.testing.assert_array_equal(back.pts, record.pts)
+    np.testing.assert_array_equal(back.gaps, record.gaps)
+
+
+def test_a_group_is_kept(make_record):
+    record = dataclasses.replace(make_record(3), group=(2, 64), view=(28, 56))
+    back = decode_record(encode_record(record, Storage("raw")))
+    assert (back.group, back.view) == ((2, 64), (28, 56))
 
 
 @pytest.mark.parametrize("patch", [14, 16])
@@ -95,7 +102,7 @@ def test_equal_records_give_equal_bytes_in_another_process(make_record):
         "positions = np.array([[0, 0, 0], [0, 0, 1]], np.int32)\n"
         "s = PatchSequence(np.zeros((2, 4, 4, 3), np.uint8), positions)\n"
         "z = np.zeros(3, np.float32)\n"
-        "r = Record('k', 'codec', 8, 4, s, z, z, {'b': '1', 'a': '2'}, 'x')\n"
+        "r = Record('k', 'codec', (8, 8), 4, s, z, z, z[1:], None, {'b': '1', 'a': '2'}, 'x')\n"
         "print(hashlib.sha256(encode_record(r, Storage('raw'))).hexdigest())\n"
     )
     runs = [
@@ -109,8 +116,8 @@ def test_equal_records_give_equal_bytes_in_another_process(make_record):
 
 def test_unknown_version_is_named(make_record):
     data = encode_record(make_record(1), Storage("raw"))
-    assert decode_record(_with_version(data, 1)).key == "clip-0001"
-    with pytest.raises(RecordError, match=r"'clip-0001' has version 7, .* reads version 1"):
+    assert decode_record(_with_version(data, 2)).key == "clip-0001"
+    with pytest.raises(RecordError, match=r"'clip-0001' has version 7, .* reads version 2"):
         decode_record(_with_version(data, 7))
 
 
@@ -153,6 +160,8 @@ def test_record_refuses_what_does_not_fit(make_record):
         dataclasses.replace(record, descriptor=np.zeros(3))
     with pytest.raises(ValueError, match="pts holds 65 frames"):
         dataclasses.replace(record, pts=np.zeros(65, np.float32))
+    with pytest.raises(ValueError, match="gaps holds 2 values for 4 frames"):
+        dataclasses.replace(record, pts=np.zeros(4, np.float32))
     with pytest.raises(ValueError, match="storage = 'webp'"):
         Storage("webp")
     with pytest.raises(ValueError, match="quality = 0"):

@@ -40,7 +40,9 @@ def records(tmp_path_factory):
             sequence = PatchSequence(rng.integers(0, 256, (9, 14, 14, 3), np.uint8), positions)
             labels = {"motion": "ab"[i % 2], "digit": str(i % 3)}
             floats = np.ones(4, np.float32)
-            record = Record(f"{i:02d}", "codec", 42, 9, sequence, floats, floats, labels)
+            record = Record(
+                f"{i:02d}", "codec", (42, 42), 9, sequence, floats, floats, floats[1:], None, labels
+            )
             entry = {"key": record.key, "length": 9, "labels": labels}
             writer.write(i, encode_record(record, Storage("raw")), entry)
         made = writer.finish({"mode": "codec", "size": 42, "patch": 14, "budget": 9}, [])

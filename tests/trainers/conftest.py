@@ -38,11 +38,12 @@ def records(tmp_path_factory) -> Path:
             record = Record(
                 key=key,
                 mode="codec",
-                size=28,
+                view=(28, 28),
                 budget=16,
                 sequence=PatchSequence(patches, positions.astype(np.int32)),
                 descriptor=colours[place % CLASSES].astype(np.float32),
                 pts=np.arange(length, dtype=np.float32),
+                gaps=np.ones(length - 1, np.float32),
                 labels={"colour": str(place % CLASSES)},
             )
             entry = {"key": key, "length": length, "labels": record.labels}

@@ -1,0 +1,184 @@
+"""Which part of a frame is seen, at which size: the geometry of a view, and its pixels.
+
+Shape suffixes: 3 the planes Y, U, V, H and W the view in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from .colour import YuvCode
+from .config import require_choice
+
+GEOMETRIES = ("crop", "fit", "square")
+_MAX_GROWTH = 64  # scaled pixels per pixel of the view: a strip scaled by its short side is endless
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A geometry with its sizes.
+
+    Attributes:
+      geometry: "crop": the short side is scaled to `size`, the centre is cut out (the view of the
+        published pretraining); "fit": the long side is scaled to `size`, the short one in
+        proportion and rounded to whole patches, nothing is cut or padded; "square": letterbox, the
+        long side is scaled to `size` and the rest is black (the published LLaVA assets).
+      size: pixels.
+      patch: side of a patch in pixels; divides size.
+    """
+
+    geometry: str = "crop"
+    size: int = 224
+    patch: int = 14
+
+    def __post_init__(self) -> None:
+        require_choice("geometry", self.geometry, GEOMETRIES)
+        if self.patch < 1:
+            raise ValueError(f"patch = {self.patch} must be at least 1")
+        if self.size < self.patch or self.size % self.patch:
+            below = max(self.size // self.patch, 1) * self.patch
+            raise ValueError(
+                f"size = {self.size} must be a multiple of patch = {self.patch}, for example "
+                f"{below}"
+            )
+
+    def place(self, height: float, width: float) -> Placement:
+        """Where an upright picture of these sides, with square pixels, goes."""
+        long, short = max(height, width), min(height, width)
+        if self.geometry == "crop":
+            scaled = _scaled(height, width, self.size / short)
+            return Placement(self.size, self.size, *scaled)
+        if self.geometry == "square":
+            return Placement(self.size, self.size, *_scaled(height, width, self.size / long))
+        other = max(1, round(short * self.size / long / self.patch)) * self.patch
+        sides = (self.size, other) if height >= width else (other, self.size)
+        return Placement(*sides, *sides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A scaled picture in the middle of a view, cut or padded to it.
+
+    Attributes:
+      height, width: of the view, pixels.
+      scaled_height, scaled_width: of the whole picture, pixels.
+    """
+
+    height: int
+    width: int
+    scaled_height: int
+    scaled_width: int
+
+    @property
+    def top(self) -> int:
+        """First row of the view with picture."""
+        return max(0, (self.height - self.scaled_height) // 2)
+
+    @property
+    def left(self) -> int:
+        """First column of the view with picture."""
+        return max(0, (self.width - self.scaled_width) // 2)
+
+    @property
+    def rows(self) -> slice:
+        """Rows of the view with picture."""
+        return slice(self.top, self.top + min(self.height, self.scaled_height))
+
+    @property
+    def columns(self) -> slice:
+        """Columns of the view with picture."""
+        return slice(self.left, self.left + min(self.width, self.scaled_width))
+
+    def patches(self, patch: int, whole: bool) -> tuple[slice, slice]:
+        """(rows, columns) of patches that lie wholly in the picture, or at least touch it."""
+        bounds = []
+        for pixels in (self.rows, self.columns):
+            if whole:
+                low = -(-pixels.start // patch)
+                bounds.append(slice(low, max(low, pixels.stop // patch)))
+            else:
+                bounds.append(slice(pixels.start // patch, -(-pixels.stop // patch)))
+        return bounds[0], bounds[1]
+
+    @property
+    def cut(self) -> tuple[int, int]:
+        """First row and column of the scaled picture that is seen."""
+        return (
+            max(0, (self.scaled_height - self.height) // 2),
+            max(0, (self.scaled_width - self.width) // 2),
+        )
+
+
+class ViewScaler:
+    """Frame -> uint8 [3, H, W], YUV 4:4:4, as `view` sees it, turned upright.
+
+    The first frame decides on the size of the view and, unless it is cropped, on the place of the
+    picture in it: a stream may change size on its way. `placement` and `code` (what the numbers
+    mean) are those of the first frame.
+    """
+
+    def __init__(self, view: View, pixel_aspect: Fraction | None) -> None:
+        self.view = view
+        self.pixel_aspect = float(pixel_aspect or 1)
+        self.code: YuvCode | None = None
+        self.placement: Placement | None = None
+        self._scaler = VideoReformatter()
+
+    def upright_size(self, frame: VideoFrame) -> tuple[float, float]:
+        """(height, width) as a viewer sees them, in rows of the frame."""
+        height, width = float(frame.height), frame.width * self.pixel_aspect
+        return (width, height) if frame.rotation % 180 else (height, width)
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        placement = self.placement
+        if placement is None or self.view.geometry == "crop":
+            placement = self.view.place(*self.upright_size(frame))
+        pixels = placement.scaled_height * placement.scaled_width
+        if pixels > _MAX_GROWTH * placement.height * placement.width:
+            raise ValueError(
+                f"has pictures of {frame.width} x {frame.height} pixels, too long for a centre crop"
+            )
+        if self.placement is None:
+            self.placement, self.code = placement, YuvCode.of(frame)
+        planes = self._scaled(frame, placement)
+        y, x = placement.cut
+        seen = planes[:, y : y + placement.height, x : x + placement.width]
+        if seen.shape[1:] == (placement.height, placement.width):
+            return seen
+        out = np.empty((3, placement.height, placement.width), np.uint8)
+        out[:] = np.array(self.code.black, np.uint8)[:, None, None]
+        out[:, placement.rows, placement.columns] = seen
+        return out
+
+    def _scaled(self, frame: VideoFrame, placement: Placement) -> np.ndarray:
+        """The whole frame, scaled and turned: [3, scaled height, scaled width]."""
+        height, width = placement.scaled_height, placement.scaled_width
+        if frame.rotation % 180:
+            height, width = width, height
+        span = "JPEG" if self.code.full else "MPEG"
+        # RGB sources need a matrix; all others keep theirs.
+        scaled = self._scaler.reformat(
+            frame,
+            width=width,
+            height=height,
+            # The old names of full-range formats: PyAV before 17 goes by them alone.
+            format="yuvj444p" if frame.format.name.startswith("yuvj") else "yuv444p",
+            dst_colorspace="ITU601" if frame.format.is_rgb else None,
+            src_color_range=span,
+            dst_color_range=span,
+        )
+        planes = np.empty((3, height, width), np.uint8)
+        for plane, out in zip(scaled.planes, planes, strict=True):
+            out[:] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+        # The decoder leaves the turn that a phone recorded to the viewer. FFmpeg counts it
+        # anticlockwise, as rot90 does.
+        return np.rot90(planes, frame.rotation // 90, axes=(1, 2))
+
+
+def _scaled(height: float, width: float, factor: float) -> tuple[int, int]:
+    return max(1, round(height * factor)), max(1, round(width * factor))
