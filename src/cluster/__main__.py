@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
+from ..codec.descriptor import SIZES
 from ..data.labels import save_labels
 from ..data.records import RecordSet
 from .features import Features, descriptors, embeddings, encoder_embed
@@ -33,7 +34,10 @@ centres as labels.
 Features are the descriptors that the records carry, or with --encoder the embeddings of a trained
 encoder. Several sets (for example the codec, frames and collage sets of the same clips) share the
 centres; each gets its own labels/NAME.npy. Records are not rewritten and no video is opened.
---centres gives labels by centres that an earlier call made, for example for a test set."""
+--centres gives labels by centres that an earlier call made, for example for a test set.
+
+Several clusterings can teach one head: `labels=a+b` in a training configuration puts labels/a.npy
+and labels/b.npy side by side."""
 
 
 def main(argv: list[str]) -> int:
@@ -68,8 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--n", type=int, default=10, help="nearest centres kept per record (default %(default)s)"
     )
-    parser.add_argument(
+    features = parser.add_mutually_exclusive_group()
+    features.add_argument(
         "--encoder", metavar="PATH", help="work directory, checkpoint or exported folder"
+    )
+    features.add_argument(
+        "--part", choices=tuple(SIZES), help="cluster one part of the descriptors alone"
     )
     parser.add_argument(
         "--batch-size",
@@ -97,7 +105,7 @@ def _run(args: argparse.Namespace) -> None:
     for record_set in record_sets:
         check_free(record_set, args.name)
     given = _given_centres(args) if args.centres else None
-    features = _features(record_sets, args.encoder, args.batch_size)
+    features = _features(record_sets, args.encoder, args.batch_size, args.part)
     centres = given or _found_centres(features, args)
 
     for record_set, rows in zip(record_sets, features, strict=True):
@@ -111,21 +119,28 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _features(
-    record_sets: Sequence[RecordSet], encoder: str | None, batch_size: int
+    record_sets: Sequence[RecordSet], encoder: str | None, batch_size: int, part: str | None
 ) -> list[Features]:
     if encoder is None:
-        return [descriptors(record_set) for record_set in record_sets]
+        return [descriptors(record_set, part) for record_set in record_sets]
     embed = encoder_embed(encoder)
     return [embeddings(record_set, embed, batch_size) for record_set in record_sets]
 
 
+def _kind(args: argparse.Namespace) -> str:
+    """What the features are: `encoder`, `descriptor` or `descriptor/PART`."""
+    if args.encoder:
+        return "encoder"
+    return f"descriptor/{args.part}" if args.part else "descriptor"
+
+
 def _given_centres(args: argparse.Namespace) -> Centres:
     centres = load_centres(args.centres)
-    kind = "encoder" if args.encoder else "descriptor"
+    kind = _kind(args)
     if centres.meta["features"] != kind:
         raise ValueError(
             f"--centres {args.centres}: made from {centres.meta['features']} features, these are "
-            f"{kind} features: give --encoder to both calls or to neither"
+            f"{kind} features: give --encoder and --part to both calls or to neither"
         )
     return centres
 
@@ -149,9 +164,9 @@ def _found_centres(features: Sequence[Features], args: argparse.Namespace) -> Ce
         f"mean cosine with the nearest centre {cosine:.3f}"
     )
     meta: dict[str, Any] = {
-        "features": "encoder" if args.encoder else "descriptor",
+        "features": _kind(args),
         "encoder": args.encoder,
-        "records": [str(Path(path)) for path in args.records],
+        "records": [str(path) for path in args.records],
         "rows": len(rows_ND),
         "k": args.k,
         "seed": args.seed,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..codec.descriptor import DESCRIPTOR_SIZE, SIZES
 from ..data.pipeline import iterate_once
 from ..data.progress import progress
 from ..data.records import RecordError, RecordSet
@@ -33,17 +34,19 @@ class Features(NamedTuple):
     readable_N: np.ndarray
 
 
-def descriptors(record_set: RecordSet) -> Features:
+def descriptors(record_set: RecordSet, part: str | None = None) -> Features:
     """The training-free descriptors that the records carry.
 
     Args:
       record_set: the set.
+      part: one part of them alone, a key of `codecvit.codec.descriptor.SIZES`; None for all.
 
     Returns:
       Its features.
 
     Raises:
-      ValueError: no record can be read, or their descriptors differ in length.
+      ValueError: no record can be read, their descriptors differ in length, or there is no such
+        part.
     """
     found: list[np.ndarray | None] = []
     for index in progress(range(len(record_set)), len(record_set), f"reading {record_set.path}"):
@@ -62,9 +65,23 @@ def descriptors(record_set: RecordSet) -> Features:
             f"{record_set.path}: descriptors of different lengths {sorted(lengths)}: "
             "pack all files with one version"
         )
+    columns = slice(None) if part is None else part_columns(part, max(lengths), record_set.path)
     zeros = np.zeros(lengths.pop(), np.float32)
-    rows_ND = np.stack([zeros if row is None else row for row in found])
+    rows_ND = np.stack([zeros if row is None else row for row in found])[:, columns]
     return Features(rows_ND, np.array([row is not None for row in found]))
+
+
+def part_columns(part: str, length: int, path: Path) -> slice:
+    """Where a part lies in descriptors of this length."""
+    if part not in SIZES:
+        raise ValueError(f"part = {part!r} must be one of {', '.join(SIZES)}")
+    if length != DESCRIPTOR_SIZE:
+        raise ValueError(
+            f"{path}: descriptors have {length} numbers, not {DESCRIPTOR_SIZE}: pack again"
+        )
+    names = list(SIZES)
+    start = sum(SIZES[name] for name in names[: names.index(part)])
+    return slice(start, start + SIZES[part])
 
 
 def embeddings(

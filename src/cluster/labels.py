@@ -14,9 +14,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ..data.files import write_atomic
 from ..data.labels import load_labels
 from ..data.records import RecordSet
+from ..files import write_atomic
 from .features import Features
 from .nearest import nearest_centres
 

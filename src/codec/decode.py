@@ -104,37 +104,47 @@ class _Collector:
         self.plan = plan
         self.seconds_N = seconds_N
         self.view = view
-        self._samples = {int(i) for i in plan.ids_M}
-        self._planes: dict[int, np.ndarray] = {}
+        self._place_of = {int(index): place for place, index in enumerate(plan.ids_M)}
+        self._missing = {int(index) for index in plan.all_ids}
+        self._yuv_M3HW: np.ndarray | None = None
+        # Of a partner only the luma is ever looked at.
+        self._luma: dict[int, np.ndarray] = {}
 
     def add(self, index: int, frame: VideoFrame) -> None:
         try:
-            planes = self.view(frame)
-        except av.FFmpegError:
-            raise  # some of them are ValueErrors too
+            self.view.prepare(frame)
         except ValueError as error:
             raise MediaError(self.path, str(error)) from error
-        # Of a partner only the luma is ever looked at.
-        self._planes[index] = planes if index in self._samples else planes[:1].copy()
+        shape = self.view.placement.height, self.view.placement.width
+        if index in self._place_of:
+            if self._yuv_M3HW is None:
+                self._yuv_M3HW = np.empty((len(self.plan.ids_M), 3, *shape), np.uint8)
+            self.view.write(frame, self._yuv_M3HW[self._place_of[index]])
+        else:
+            self._luma[index] = np.empty(shape, np.uint8)
+            self.view.write(frame, self._luma[index][None])
+        self._missing.discard(index)
 
     def finish(self, coded_vectors_TN2: np.ndarray | None = None) -> SampledFrames | None:
         """The frames, or None if one of them is missing."""
         ids, partners = self.plan.ids_M, self.plan.partners_T
-        if not all(int(i) in self._planes for i in self.plan.all_ids):
+        if self._missing:
             return None
-        luma = None
-        if not np.array_equal(ids[:-1], partners):
-            luma = np.stack([self._planes[int(i)][0] for i in partners])
         return SampledFrames(
-            np.stack([self._planes[int(i)] for i in ids]),
+            self._yuv_M3HW,
             self.view.code,
             self.view.placement,
             ids,
             self.seconds_N[ids],
-            luma,
+            None if np.array_equal(ids[:-1], partners) else self._partner_luma(),
             self.seconds_N[ids[1:]] - self.seconds_N[partners],
             coded_vectors_TN2,
         )
+
+    def _partner_luma(self) -> np.ndarray:
+        for index, place in self._place_of.items():
+            self._luma[index] = self._yuv_M3HW[place, 0]
+        return np.stack([self._luma[int(index)] for index in self.plan.partners_T])
 
 
 def _read_folder(

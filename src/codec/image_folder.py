@@ -32,6 +32,7 @@ class ImageFolder:
 
     Attributes:
       paths: the images by number; the number is the last one in a file's name.
+      rate: frames a second.
       seconds_N: float64, time of each since the first: a missing number leaves a gap.
 
     Raises:
@@ -40,7 +41,7 @@ class ImageFolder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        rate = _read_rate(self.folder)
+        self.rate = _read_rate(self.folder)
         numbered = _numbered(self.folder)
         if not numbered:
             raise MediaError(folder, "is a folder without numbered images")
@@ -50,7 +51,7 @@ class ImageFolder:
                 names = f"{numbered[i - 1][1].name} and {numbered[i][1].name}"
                 raise MediaError(folder, f"has two images of number {numbers[i]}: {names}")
         self.paths = [path for _, path in numbered]
-        self.seconds_N = (np.array(numbers, np.float64) - numbers[0]) / rate
+        self.seconds_N = (np.array(numbers, np.float64) - numbers[0]) / self.rate
 
     def read(self, index: int) -> VideoFrame:
         """One image.

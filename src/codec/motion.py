@@ -15,6 +15,8 @@ import numpy as np
 from .block_search import scale_planes, search_vectors
 from .blocks import block_origins, blocks_at, blocks_of, difference, texture
 
+_FINE_SIDE = 24  # patches: the view of 224 pixels has 16, that of LLaVA 36
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Motion:
@@ -106,8 +108,20 @@ def _sequence(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
 def _estimate(
     samples: Samples, luma_SHW: np.ndarray, later_T: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    planes, vectors = search_vectors(luma_SHW, samples.rows, samples.columns)
-    return planes, vectors[later_T - 1]
+    rows, columns = samples.rows, samples.columns
+    if max(rows, columns) <= _FINE_SIDE:
+        planes, vectors_SN2 = search_vectors(luma_SHW, rows, columns)
+        return planes, vectors_SN2[later_T - 1]
+    # On fine grids a block of the search covers 2 x 2 patches: the search is half the cost of a
+    # selection, and a patch of so small a part of the picture says little about its motion.
+    coarse_rows, coarse_columns = -(-rows // 2), -(-columns // 2)
+    _, vectors_SN2 = search_vectors(luma_SHW, coarse_rows, coarse_columns)
+    coarse = vectors_SN2[later_T - 1].reshape(len(later_T), coarse_rows, coarse_columns, 2)
+    y = (2 * np.arange(rows) + 1) * coarse_rows // (2 * rows)
+    x = (2 * np.arange(columns) + 1) * coarse_columns // (2 * columns)
+    factor = np.array([columns / coarse_columns, rows / coarse_rows])
+    vectors_TN2 = coarse[:, y][:, :, x].reshape(len(later_T), -1, 2) * factor
+    return scale_planes(luma_SHW, rows, columns), vectors_TN2
 
 
 def _bitstream(

@@ -6,6 +6,7 @@ Shape suffixes: 3 the planes Y, U, V, H and W the view in pixels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -115,7 +116,7 @@ class Placement:
 
 
 class ViewScaler:
-    """Frame -> uint8 [3, H, W], YUV 4:4:4, as `view` sees it, turned upright.
+    """Frame -> uint8 [3, H, W], YUV 4:4:4, as `view` sees it, turned upright and scaled.
 
     The first frame decides on the size of the view and, unless it is cropped, on the place of the
     picture in it: a stream may change size on its way. `placement` and `code` (what the numbers
@@ -134,7 +135,12 @@ class ViewScaler:
         height, width = float(frame.height), frame.width * self.pixel_aspect
         return (width, height) if frame.rotation % 180 else (height, width)
 
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
+    def prepare(self, frame: VideoFrame) -> Placement:
+        """Where the picture of a frame goes; the first frame decides for the clip.
+
+        Raises:
+          ValueError: a strip that a centre crop would make endless.
+        """
         placement = self.placement
         if placement is None or self.view.geometry == "crop":
             placement = self.view.place(*self.upright_size(frame))
@@ -145,18 +151,27 @@ class ViewScaler:
             )
         if self.placement is None:
             self.placement, self.code = placement, YuvCode.of(frame)
-        planes = self._scaled(frame, placement)
-        y, x = placement.cut
-        seen = planes[:, y : y + placement.height, x : x + placement.width]
-        if seen.shape[1:] == (placement.height, placement.width):
-            return seen
-        out = np.empty((3, placement.height, placement.width), np.uint8)
-        out[:] = np.array(self.code.black, np.uint8)[:, None, None]
-        out[:, placement.rows, placement.columns] = seen
-        return out
+        return placement
 
-    def _scaled(self, frame: VideoFrame, placement: Placement) -> np.ndarray:
-        """The whole frame, scaled and turned: [3, scaled height, scaled width]."""
+    def write(self, frame: VideoFrame, out_3HW: np.ndarray) -> None:
+        """Scales a frame into a view, or its first planes only: out is uint8 [1 to 3, H, W]."""
+        placement = self.prepare(frame)
+        if (
+            min(
+                placement.scaled_height - placement.height, placement.scaled_width - placement.width
+            )
+            < 0
+        ):
+            for plane, black in zip(out_3HW, self.code.black, strict=False):
+                plane[:] = black
+        y, x = placement.cut
+        rows, columns = placement.rows, placement.columns
+        for plane, out in zip(self._planes(frame, placement), out_3HW, strict=False):
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            out[rows, columns] = plane[y : y + height, x : x + width]
+
+    def _planes(self, frame: VideoFrame, placement: Placement) -> Iterator[np.ndarray]:
+        """Y, U and V of the whole frame, scaled and turned: [scaled height, scaled width] each."""
         height, width = placement.scaled_height, placement.scaled_width
         if frame.rotation % 180:
             height, width = width, height
@@ -172,12 +187,11 @@ class ViewScaler:
             src_color_range=span,
             dst_color_range=span,
         )
-        planes = np.empty((3, height, width), np.uint8)
-        for plane, out in zip(scaled.planes, planes, strict=True):
-            out[:] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
-        # The decoder leaves the turn that a phone recorded to the viewer. FFmpeg counts it
-        # anticlockwise, as rot90 does.
-        return np.rot90(planes, frame.rotation // 90, axes=(1, 2))
+        for plane in scaled.planes:
+            pixels = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+            # The decoder leaves the turn that a phone recorded to the viewer. FFmpeg counts it
+            # anticlockwise, as rot90 does.
+            yield np.rot90(pixels, frame.rotation // 90)
 
 
 def _scaled(height: float, width: float, factor: float) -> tuple[int, int]:

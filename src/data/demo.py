@@ -29,8 +29,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..files import write_atomic
 from ..jobs import Failure, run_jobs
-from .files import write_atomic
 from .progress import progress
 
 DEMO_VERSION = 2

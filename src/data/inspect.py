@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="codecvit inspect", description="Counts of a record set, and a contact sheet."
     )
-    parser.add_argument("records", type=Path, help="folder of the record set")
+    parser.add_argument("records", help="folder of the record set")
     parser.add_argument(
         "--out", type=Path, help="draw records into this picture, patches at their places"
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .files import write_atomic
+from ..files import write_atomic
 
 if TYPE_CHECKING:
     from .records import RecordSet
@@ -86,41 +86,61 @@ def save_labels(
     Raises:
       ValueError: the name, shape, type or range does not fit.
     """
+    files = label_files(name, values, meta, len(record_set), record_set.shard_hash)
+    folder = record_set.path / "labels"
+    folder.mkdir(exist_ok=True)
+    for file_name, data in files.items():
+        write_atomic(folder / file_name, data)
+    return folder / f"{name}.npy"
+
+
+def label_files(
+    name: str, values: np.ndarray, meta: Mapping[str, Any], records: int, shard_hash: str
+) -> dict[str, bytes]:
+    """The content of NAME.npy and NAME.json, by file name.
+
+    Args:
+      name, values, meta: as for `save_labels`.
+      records: number of records of the set.
+      shard_hash: that of the set.
+
+    Raises:
+      ValueError: the name, shape, type or range does not fit.
+    """
     check_label_name(name)
-    if values.dtype != np.int32 or values.ndim != 2 or len(values) != len(record_set):
+    if values.dtype != np.int32 or values.ndim != 2 or len(values) != records:
         raise ValueError(
-            f"labels {name!r} must be int32 [{len(record_set)}, n] for {record_set.path}, "
-            f"got {values.dtype} {list(values.shape)}"
+            f"labels {name!r} must be int32 [{records}, n], got {values.dtype} {list(values.shape)}"
         )
     num_classes = int(meta["num_classes"])
     if values.size and (values.min() < -1 or values.max() >= num_classes):
         raise ValueError(
             f"labels {name!r} lie in {values.min()}..{values.max()}, outside -1..{num_classes - 1}"
         )
-    folder = record_set.path / "labels"
-    folder.mkdir(exist_ok=True)
     sidecar = {
         **meta,
         "version": LABELS_VERSION,
         "num_classes": num_classes,
         "records": len(values),
         "n": values.shape[1],
-        "shard_hash": record_set.shard_hash,
+        "shard_hash": shard_hash,
     }
-    path = folder / f"{name}.npy"
     file = io.BytesIO()
     np.save(file, values, allow_pickle=False)
-    write_atomic(path, file.getvalue())
-    write_atomic(path.with_suffix(".json"), json.dumps(sidecar, indent=1, sort_keys=True).encode())
-    return path
+    return {
+        f"{name}.npy": file.getvalue(),
+        f"{name}.json": json.dumps(sidecar, indent=1, sort_keys=True).encode(),
+    }
 
 
 def load_labels(record_set: RecordSet, name: str) -> Labels:
-    """Reads labels/NAME.npy of a record set.
+    """Reads labels/NAME.npy of a record set, or several of them side by side.
 
     Args:
       record_set: the set.
       name: a label column given when packing, or the name under which `codecvit cluster` wrote.
+        "a+b" puts the columns of b behind those of a and counts b's classes on from a's: several
+        labelings for one head.
 
     Returns:
       The labels.
@@ -128,6 +148,19 @@ def load_labels(record_set: RecordSet, name: str) -> Labels:
     Raises:
       ValueError: there is no such file, or it was made for other records.
     """
+    parts = [_load_file(record_set, part) for part in name.split("+")]
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0] + [part.num_classes for part in parts])
+    values = [
+        np.where(part.values >= 0, part.values + offset, -1).astype(np.int32)
+        for part, offset in zip(parts, offsets, strict=False)
+    ]
+    meta = {"parts": [part.meta for part in parts]}
+    return Labels(name, np.concatenate(values, axis=1), int(offsets[-1]), None, meta)
+
+
+def _load_file(record_set: RecordSet, name: str) -> Labels:
     check_label_name(name)
     path = record_set.path / "labels" / f"{name}.npy"
     if not path.is_file() or not path.with_suffix(".json").is_file():

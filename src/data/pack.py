@@ -1,7 +1,7 @@
 """`codecvit pack`: videos and images -> record sets of patch sequences, one set per mode.
 
-Workers only share the files out, and one writer puts the records down in key order: any number of
-workers gives the same bytes.
+Workers only share the files out, and one writer puts the records of a shard down in key order: any
+number of workers, of array jobs and of machines gives the same bytes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,31 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import av
 
 from ..codec.arguments import add_selection_arguments, add_view_arguments
 from ..codec.config import selection_config
 from ..codec.selection import MODES
-from ..jobs import Failure, run_jobs, shard_plan
+from ..files import PathOrUrl, join
+from ..jobs import (
+    Failure,
+    JobOptions,
+    Summary,
+    add_job_arguments,
+    job_options,
+    run_jobs,
+    shard_plan,
+)
 from .packing import Packed, PackOptions, pack_item
+from .parts import PartialSet
 from .progress import progress
 from .record import STORAGES, Storage
-from .records import RecordError, RecordSet, RecordWriter
 from .sources import Item, list_items
 
 _SHOWN_FAILURES = 10
@@ -35,54 +43,89 @@ _SHOWN_FAILURES = 10
 _EXPECTED = (ValueError, OSError, MemoryError, av.FFmpegError)
 
 
+class Packing(NamedTuple):
+    """What a run of `pack` did.
+
+    Attributes:
+      manifests: of the finished sets by mode, also of those that were there already. A mode without
+        any record is left out; its failures.jsonl tells why.
+      unfinished: modes whose other shards are left to other jobs.
+      summary: counts the files that fall to this job.
+    """
+
+    manifests: dict[str, dict[str, Any]]
+    unfinished: list[str]
+    summary: Summary
+
+
 def pack(
     items: Sequence[Item],
-    out: Path,
+    out: PathOrUrl,
     options: PackOptions,
     *,
-    workers: int = 0,
+    jobs: JobOptions,
     per_shard: int = 4096,
     overwrite: bool = False,
-) -> dict[str, RecordSet]:
+) -> Packing:
     """Packs items into OUT/<mode>/.
 
     Args:
       items: as `list_items` gives them.
-      out: folder of the record sets.
+      out: folder or URL of the record sets.
       options: what to make.
-      workers: processes; 0 works in this one.
-      per_shard: most records of a shard.
+      jobs: how to go about it.
+      per_shard: most files of a shard.
       overwrite: replace sets that were made of other files or with other options.
 
     Returns:
-      The finished sets by mode, also those that were there already. A mode without any record is
-      left out; its failures.jsonl tells why.
+      What came out.
 
     Raises:
       ValueError: a set of other files or options is in the way.
     """
-    done, todo = {}, {}
-    for mode in (*options.modes, "image"):
-        mine = [item for item in items if _takes(mode, item)]
-        if not mine:
-            continue
-        description = options.describe(mode)
-        fingerprint = _fingerprint(description, mine, per_shard)
-        existing = None if overwrite else _existing(out / mode, fingerprint)
-        if existing is None:
-            todo[mode] = {**description, "fingerprint": fingerprint}
-        else:
-            print(f"{out / mode}: packed already, nothing to do")
-            done[mode] = existing
-    if todo:
-        done |= _pack_modes(items, out, options, todo, workers, per_shard)
-    return done
+    sets, units, mine = [], [], []
+    for kind, modes in (("video", options.modes), ("image", ("image",))):
+        files = [item for item in items if item.kind == kind]
+        plan = shard_plan(len(files), per_shard)
+        of_kind = []
+        for mode in modes if files else ():
+            description = options.describe(mode)
+            description["fingerprint"] = _fingerprint(description, files, per_shard)
+            folder = join(out, mode)
+            of_kind.append(PartialSet(folder, description, plan, jobs.shard, overwrite))
+        sets += of_kind
+        for number in filter(jobs.shard.takes, range(len(plan))):
+            of_shard = [files[place] for place in plan[number]]
+            wanted = [part_set for part_set in of_kind if number in part_set.todo]
+            mine += of_shard
+            if wanted:
+                units.append(_Unit(number, of_shard, wanted))
+    for part_set in sets:
+        if part_set.manifest is not None:
+            print(f"{part_set.folder}: packed already, nothing to do")
+    failed = _work(units, options, jobs)
+
+    for part_set in sets:
+        failed |= part_set.failed
+    worked_on = {item.key for unit in units for item in unit.items}
+    failures = sum(item.key in failed for item in mine)
+    ok = len(worked_on - failed)
+    summary = Summary(ok, len(mine) - ok - failures, failures)
+
+    manifests, unfinished = {}, []
+    for part_set in sets:
+        if part_set.manifest is None:
+            _finish(part_set, unfinished)
+        if part_set.manifest is not None:
+            manifests[part_set.mode] = part_set.manifest
+    return Packing(manifests, unfinished, summary)
 
 
 def main(argv: list[str]) -> int:
-    """The verb: returns 0, or 1 if nothing could be packed, or 2 for options that cannot work."""
+    """The verb: returns 0, or 1 if too much failed, or 2 for options that cannot work."""
     args = _parser().parse_args(argv)
     try:
+        jobs = job_options(args)
         if args.draws > 1 and args.mode == "codec":
             raise ValueError(
                 f"draws = {args.draws}: mode codec draws nothing, add frames or collage"
@@ -101,98 +144,104 @@ def main(argv: list[str]) -> int:
             seed=0 if args.seed is None and args.draws > 1 else args.seed,
         )
         items = list_items(args.inputs, class_folders=args.labels == "folders")
-        sets = pack(
+        done = pack(
             items,
             args.out,
             options,
-            workers=args.workers,
-            per_shard=args.records_per_shard,
+            jobs=jobs,
+            per_shard=args.files_per_shard,
             overwrite=args.overwrite,
         )
     except ValueError as error:
         print(f"codecvit pack: {error}", file=sys.stderr)
         return 2
-    for record_set in sets.values():
-        print(_summary(record_set))
-    if not sets:
+    for mode, manifest in done.manifests.items():
+        print(_summary(join(args.out, mode), manifest))
+    print(f"files: {done.summary}")
+    if not done.manifests and not done.unfinished:
         print("codecvit pack: nothing could be packed", file=sys.stderr)
-        return 1
-    return 0
+    return jobs.exit_status(done.summary)
 
 
-class _Output:
-    """One record set in the making; takes the results of its files in key order."""
+class _Unit(NamedTuple):
+    """One shard of files, packed in one go for all sets that lack it."""
 
-    def __init__(
-        self, folder: Path, description: Mapping[str, Any], files: int, draws: int, per_shard: int
-    ) -> None:
-        self.folder = folder
-        self.mode = description["mode"]
-        self.writer = RecordWriter(folder, shard_plan(files * draws, per_shard))
-        self._description = description
-        self._draws = draws
-        self._files = 0
-        self._records = 0
-        self._failures: list[dict[str, str]] = []
-
-    def add(self, item: Item, result: Mapping[str, Sequence[Packed]] | Failure) -> None:
-        place = self._files * self._draws
-        self._files += 1
-        if isinstance(result, Failure):
-            failure = {"key": item.key, "source": item.source}
-            self._failures.append({**failure, "kind": result.kind, "reason": result.reason})
-            return
-        for draw, packed in enumerate(result[self.mode]):
-            self.writer.write(place + draw, packed.data, packed.entry)
-            self._records += 1
-
-    def finish(self) -> RecordSet | None:
-        """The set, or None if no file gave a record: then only failures.jsonl is left."""
-        if self._records:
-            return self.writer.finish(self._description, self._failures)
-        self.writer.give_up(self._failures)
-        return None
+    number: int
+    items: list[Item]
+    sets: list[PartialSet]
 
 
-def _pack_modes(
-    items: Sequence[Item],
-    out: Path,
-    options: PackOptions,
-    todo: Mapping[str, Mapping[str, Any]],
-    workers: int,
-    per_shard: int,
-) -> dict[str, RecordSet]:
-    """Packs the modes of `todo` (mode -> description) in one pass over their files."""
-    items = [item for item in items if any(_takes(mode, item) for mode in todo)]
-    wanted = tuple(mode for mode in options.modes if mode in todo)
-    job = functools.partial(pack_item, dataclasses.replace(options, modes=wanted or options.modes))
+def _work(units: Sequence[_Unit], options: PackOptions, jobs: JobOptions) -> set[str]:
+    """Packs all units; returns the keys of the files that failed."""
+    tasks = (
+        (tuple(part_set.mode for part_set in unit.sets), item)
+        for unit in units
+        for item in unit.items
+    )
+    results = run_jobs(
+        functools.partial(_pack_task, options),
+        tasks,
+        workers=jobs.workers,
+        runner=jobs.runner,
+        time_limit=jobs.time_limit,
+        expected=_EXPECTED,
+    )
+    failures = []
+    total = sum(len(unit.items) for unit in units)
+    with contextlib.closing(progress(results, total, "packed")) as results:
+        for unit in units:
+            failures += _pack_unit(unit, itertools.islice(results, len(unit.items)))
+    for failure in failures[:_SHOWN_FAILURES]:
+        source = failure["source"]
+        print(f"failed: {source}: {failure['reason'].removeprefix(f'{source}: ')}", file=sys.stderr)
+    if len(failures) > _SHOWN_FAILURES:
+        print(
+            f"failed: {len(failures) - _SHOWN_FAILURES} more, see failures.jsonl of the sets",
+            file=sys.stderr,
+        )
+    return {failure["key"] for failure in failures}
+
+
+def _pack_task(
+    options: PackOptions, task: tuple[tuple[str, ...], Item]
+) -> Mapping[str, Sequence[Packed]]:
+    """The records of one file in the modes that lack it."""
+    modes, item = task
+    if item.kind == "video":
+        options = dataclasses.replace(options, modes=modes)
+    return pack_item(options, item)
+
+
+def _pack_unit(
+    unit: _Unit, results: Iterable[tuple[Any, Mapping[str, Sequence[Packed]] | Failure]]
+) -> list[dict[str, str]]:
+    """Writes one shard of every set; returns its failures."""
     failures = []
     with contextlib.ExitStack() as stack:
-        outputs = []
-        for mode, description in todo.items():
-            files = sum(_takes(mode, item) for item in items)
-            draws = options.draws_of(mode)
-            output = _Output(out / mode, description, files, draws, per_shard)
-            stack.enter_context(output.writer)
-            outputs.append(output)
-        results = run_jobs(job, items, workers=workers, expected=_EXPECTED)
-        for item, result in progress(results, len(items), "packed"):
-            for output in outputs:
-                if _takes(output.mode, item):
-                    output.add(item, result)
+        writers = {s.mode: stack.enter_context(s.writer(unit.number)) for s in unit.sets}
+        for (_, item), result in results:
             if isinstance(result, Failure):
-                failures.append(result.reason)
-        sets = {output.mode: output.finish() for output in outputs}
-    for reason in failures[:_SHOWN_FAILURES]:
-        print(f"failed: {reason}", file=sys.stderr)
-    if len(failures) > _SHOWN_FAILURES:
-        more = len(failures) - _SHOWN_FAILURES
-        print(f"failed: {more} more, see failures.jsonl in {out}", file=sys.stderr)
-    return {mode: record_set for mode, record_set in sets.items() if record_set is not None}
+                failure = {"key": item.key, "source": item.source, **dataclasses.asdict(result)}
+                failures.append(failure)
+            for mode, writer in writers.items():
+                if isinstance(result, Failure):
+                    writer.fail(failure)
+                    continue
+                for packed in result[mode]:
+                    writer.write(packed.data, packed.entry)
+        for writer in writers.values():
+            writer.close()
+    return failures
 
 
-def _takes(mode: str, item: Item) -> bool:
-    return (mode == "image") == (item.kind == "image")
+def _finish(part_set: PartialSet, unfinished: list[str]) -> None:
+    done = part_set.finish()
+    if done < part_set.num_shards:
+        unfinished.append(part_set.mode)
+        print(
+            f"{part_set.folder}: {done} of {part_set.num_shards} shards are done; the job that "
+            "does the last one finishes the set"
+        )
 
 
 def _fingerprint(description: Mapping[str, Any], items: Sequence[Item], per_shard: int) -> str:
@@ -201,30 +250,17 @@ def _fingerprint(description: Mapping[str, Any], items: Sequence[Item], per_shar
     Folders above an input and times of files are left out, so that moved data stays packed.
     """
     files = [
-        [item.key, item.source, item.labels, item.start, item.end, item.size] for item in items
+        [item.key, item.source, item.labels, item.start, item.end, item.size, item.rate]
+        for item in items
     ]
     text = json.dumps([description, per_shard, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _existing(folder: Path, fingerprint: str) -> RecordSet | None:
-    """The finished set in a folder if it is the one wanted, None if there is none."""
-    if not (folder / "manifest.json").is_file():
-        return None
-    record_set = RecordSet(folder)
-    if record_set.manifest["fingerprint"] != fingerprint:
-        raise RecordError(
-            f"{folder} holds a set of other files or options: choose another --out or give "
-            "--overwrite"
-        )
-    return record_set
-
-
-def _summary(record_set: RecordSet) -> str:
-    manifest = record_set.manifest
+def _summary(folder: str, manifest: Mapping[str, Any]) -> str:
     size = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
     return (
-        f"{record_set.path}: {len(record_set)} records, {manifest['tokens']['sum']} patches, "
+        f"{folder}: {manifest['records']} records, {manifest['tokens']['sum']} patches, "
         f"{size:.1f} MB in {len(manifest['shards'])} shards, {manifest['failures']} files failed"
     )
 
@@ -240,9 +276,10 @@ def _parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="media file, folder, .csv (path[,start,end], further columns are labels) or .tar",
+        help="media file, folder, .csv (path[,start,end], further columns are labels) or .tar; "
+        "a path or a URL such as gs://bucket/videos",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the record sets")
+    parser.add_argument("--out", required=True, help="folder or URL of the record sets")
     parser.add_argument(
         "--mode",
         default="codec",
@@ -270,13 +307,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     files.add_argument("--storage", choices=STORAGES, default=defaults.storage.kind)
     files.add_argument("--quality", type=int, default=defaults.storage.quality, help="of JPEG")
-    files.add_argument("--records-per-shard", type=int, default=4096)
     files.add_argument(
-        "--workers",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes; 0 works in this one (default: one per core)",
+        "--files-per-shard", type=int, default=4096, help="most files of a shard (%(default)s)"
     )
     files.add_argument("--overwrite", action="store_true", help="replace sets that are in the way")
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add_job_arguments(parser)
     return parser

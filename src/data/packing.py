@@ -202,7 +202,8 @@ def _packed_clip(
         sequence=sequence,
         descriptor=described,
         pts=clip.seconds_M.astype(np.float32),
-        gaps=clip.gaps_T.astype(np.float32),
+        # What whole frames are compared with decides on nothing.
+        gaps=(clip.gaps_T if mode == "codec" else np.diff(clip.seconds_M)).astype(np.float32),
         group=group,
         labels=item.labels,
         source=item.source,

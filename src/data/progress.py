@@ -28,9 +28,12 @@ def progress(values: Iterable[Value], total: int, what: str) -> Iterator[Value]:
     if sys.stderr.isatty():
         columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            yield from bar.track(values, total=total)
+            task = bar.add_task(what, total=total)
+            for value in values:
+                bar.advance(task)
+                yield value
         return
     for count, value in enumerate(values, start=1):
-        yield value
         if count * _LINES // total > (count - 1) * _LINES // total:
             print(f"{what} {count}/{total}", file=sys.stderr, flush=True)
+        yield value

@@ -3,8 +3,9 @@
 part-00000-of-00004.array_record ...   one record per row, in key order
 index.jsonl                            key, length and given labels of every record
 failures.jsonl                         files that gave no record, and why
-manifest.json                          written last: without it the set is unfinished
 labels/NAME.npy, labels/NAME.json      see labels.py
+manifest.json                          written last: without it the set is unfinished
+parts/part-00000-of-00004.json ...     what `codecvit pack` needs to go on, see parts.py
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import bisect
 import functools
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader
 
-from .files import sha256_of, write_atomic
-from .labels import Labels, given_labels, label_names, load_labels, save_labels
+from ..files import PathOrUrl, download, is_url, join, list_files, read_bytes, write_atomic
+from .labels import Labels, given_labels, label_files, label_names, load_labels, save_labels
 from .record import Record, RecordError, Storage, decode_record, encode_record
+from .shards import ShardWriter, check_shard, open_shard, shard_name
 
 __all__ = [
     "Labels",
@@ -40,25 +43,24 @@ __all__ = [
 ]
 
 SET_VERSION = 1
-# Groups of one record make every record reachable by itself; patches are compressed already.
-_WRITER_OPTIONS = "group_size:1,uncompressed"
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class RecordSet:
     """A finished record set, opened for reading.
 
+    Args:
+      path: its folder; a URL is first copied to `cache_folder()`, once.
+
     Attributes:
-      path: its folder.
+      path: its local folder.
       manifest: what manifest.json says.
 
     Raises:
       RecordError: the folder is no finished record set, or a shard is missing, short or damaged.
-        (ArrayRecord itself reads a missing file as zero records without a word.)
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: PathOrUrl) -> None:
+        self.path = _local_set(os.fspath(path)) if is_url(path) else Path(path)
         self.manifest = _read_manifest(self.path)
         shards = self.manifest["shards"]
         self._names = [shard["name"] for shard in shards]
@@ -66,7 +68,7 @@ class RecordSet:
         self._lock = threading.Lock()
         self._readers: dict[int, ArrayRecordReader] = {}
         for shard in shards:
-            _check_shard(self.path / shard["name"], shard)
+            check_shard(self.path / shard["name"], shard)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -138,8 +140,7 @@ class RecordSet:
     def _reader(self, shard: int) -> ArrayRecordReader:
         with self._lock:
             if shard not in self._readers:
-                path = str(self.path / self._names[shard])
-                self._readers[shard] = ArrayRecordReader(path, _READER_OPTIONS)
+                self._readers[shard] = open_shard(self.path / self._names[shard])
             return self._readers[shard]
 
 
@@ -157,14 +158,13 @@ class RecordWriter:
     def __init__(self, folder: str | Path, plan: Sequence[range]) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        for old in [self._folder / "manifest.json", *self._folder.glob("*.array_record*")]:
+        for old in [self._folder / "manifest.json", *self._folder.glob("*.array_record")]:
             old.unlink(missing_ok=True)
         self._plan = plan
         self._shards: list[dict[str, Any]] = []
         self._index: list[dict[str, Any]] = []
         self._last_place = -1
-        self._writer: ArrayRecordWriter | None = None
-        self._written = 0
+        self._writer: ShardWriter | None = None
 
     def write(self, place: int, data: bytes, entry: Mapping[str, Any]) -> None:
         """Appends one record.
@@ -179,52 +179,20 @@ class RecordWriter:
             self._close_shard()
         self._open_shard().write(data)
         self._last_place = place
-        self._written += 1
         self._index.append(dict(entry))
 
     def finish(
         self, description: Mapping[str, Any], failures: Sequence[Mapping[str, str]]
     ) -> RecordSet:
-        """Closes the shards and writes index, failures, manifest and given labels.
-
-        Args:
-          description: what the manifest says besides counts: mode, size, patch, budget, options...
-          failures: one mapping per file that gave no record.
+        """Closes the shards and writes what `write_set` does.
 
         Returns:
           The finished set, opened.
         """
         while len(self._shards) < len(self._plan):
             self._close_shard()
-        labels = given_labels([entry["labels"] for entry in self._index])
-        lengths = [entry["length"] for entry in self._index]
-        manifest = {
-            **description,
-            "version": SET_VERSION,
-            "records": len(lengths),
-            "tokens": {
-                "min": min(lengths, default=0),
-                "max": max(lengths, default=0),
-                "sum": sum(lengths),
-            },
-            "label_columns": list(labels),
-            "classes": {column: classes for column, (_, classes) in labels.items()},
-            "failures": len(failures),
-            "shards": self._shards,
-        }
-        write_atomic(self._folder / "index.jsonl", _json_lines(self._index))
-        write_atomic(self._folder / "failures.jsonl", _json_lines(failures))
-        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
-        write_atomic(self._folder / "manifest.json", text.encode())
-        record_set = RecordSet(self._folder)
-        for column, (values, classes) in labels.items():
-            meta = {"num_classes": len(classes), "classes": classes, "origin": "given"}
-            save_labels(record_set, column, values, meta)
-        return record_set
-
-    def give_up(self, failures: Sequence[Mapping[str, str]]) -> None:
-        """Writes failures.jsonl alone: there is no record, hence no set."""
-        write_atomic(self._folder / "failures.jsonl", _json_lines(failures))
+        write_set(self._folder, description, self._shards, self._index, failures)
+        return RecordSet(self._folder)
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -237,43 +205,108 @@ class RecordWriter:
     ) -> None:
         """Drops the shard that an error interrupted; without a manifest no shard counts."""
         if self._writer is not None:
-            self._writer.close()
-            self._temporary().unlink()
-            self._writer = None
+            self._writer.__exit__(kind, error, trace)
 
-    def _name(self) -> str:
-        return f"part-{len(self._shards):05d}-of-{len(self._plan):05d}.array_record"
-
-    def _temporary(self) -> Path:
-        return self._folder / f"{self._name()}.tmp"
-
-    def _open_shard(self) -> ArrayRecordWriter:
+    def _open_shard(self) -> ShardWriter:
         if self._writer is None:
-            self._writer = ArrayRecordWriter(str(self._temporary()), _WRITER_OPTIONS)
-            self._written = 0
+            name = shard_name(len(self._shards), len(self._plan))
+            self._writer = ShardWriter(self._folder, name)
         return self._writer
 
     def _close_shard(self) -> None:
-        """Gives the current shard its final name; it is empty if all of its files failed."""
-        self._open_shard().close()
+        """Ends the current shard; it is empty if all of its files failed."""
+        self._shards.append(self._open_shard().close())
         self._writer = None
-        name = self._name()
-        path = self._folder / name
-        self._temporary().replace(path)
-        self._shards.append(
-            {
-                "name": name,
-                "records": self._written,
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
-        )
+
+
+def write_set(
+    folder: PathOrUrl,
+    description: Mapping[str, Any],
+    shards: Sequence[Mapping[str, Any]],
+    index: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """Writes index, failures, given labels and, last, the manifest beside finished shards.
+
+    Args:
+      folder: folder or URL of the set.
+      description: what the manifest says besides counts: mode, size, patch, budget, options...
+      shards: what `ShardWriter.close` said, in order.
+      index: per record its `key`, `length` and `labels`, in order.
+      failures: one mapping per file that gave no record.
+
+    Returns:
+      The manifest.
+    """
+    labels = given_labels([entry["labels"] for entry in index])
+    lengths = [entry["length"] for entry in index]
+    manifest = {
+        **description,
+        "version": SET_VERSION,
+        "records": len(lengths),
+        "tokens": {
+            "min": min(lengths, default=0),
+            "max": max(lengths, default=0),
+            "sum": sum(lengths),
+        },
+        "label_columns": list(labels),
+        "classes": {column: classes for column, (_, classes) in labels.items()},
+        "failures": len(failures),
+        "shards": list(shards),
+    }
+    write_atomic(join(folder, "index.jsonl"), json_lines(index))
+    write_atomic(join(folder, "failures.jsonl"), json_lines(failures))
+    if labels and not is_url(folder):
+        (Path(folder) / "labels").mkdir(exist_ok=True)
+    for column, (values, classes) in labels.items():
+        meta = {"num_classes": len(classes), "classes": classes, "origin": "given"}
+        files = label_files(column, values, meta, len(index), hash_shards(shards))
+        for name, data in files.items():
+            write_atomic(join(folder, "labels", name), data)
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomic(join(folder, "manifest.json"), text.encode())
+    return manifest
+
+
+def cache_folder() -> Path:
+    """Where copies of remote sets lie: CODECVIT_CACHE, by default ~/.cache/codecvit."""
+    return Path(os.environ.get("CODECVIT_CACHE") or Path.home() / ".cache" / "codecvit")
+
+
+def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rows as lines of JSON; equal rows give equal bytes."""
+    text = (json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows)
+    return "".join(f"{line}\n" for line in text).encode()
 
 
 def hash_shards(shards: Sequence[Mapping[str, Any]]) -> str:
     """Hex sha256 over the names, counts and content hashes of a shard list."""
     text = json.dumps([[shard["name"], shard["records"], shard["sha256"]] for shard in shards])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _local_set(url: str) -> Path:
+    """A local copy of a remote set; what is there already is not fetched again.
+
+    The copy belongs to the manifest's content, so that a set that is packed anew gets a new one.
+    Label files are fetched each time, since `codecvit cluster` may have added to them.
+    """
+    try:
+        manifest = read_bytes(join(url, "manifest.json"))
+    except FileNotFoundError:
+        raise RecordError(
+            f"{url} is no finished record set (no manifest.json): pack it first, or finish packing"
+        ) from None
+    name = hashlib.sha256(url.rstrip("/").encode() + b"\n" + manifest).hexdigest()[:32]
+    folder = cache_folder() / "sets" / name
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    have = list_files(folder)
+    for file, size in list_files(url).items():
+        wanted = file.endswith(".array_record") or file in ("index.jsonl", "failures.jsonl")
+        if file.startswith("labels/") or (wanted and have.get(file) != size):
+            download(join(url, file), folder / file)
+    write_atomic(folder / "manifest.json", manifest)
+    return folder
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -296,28 +329,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             "pack again or install a matching codecvit"
         )
     return manifest
-
-
-def _check_shard(path: Path, shard: Mapping[str, Any]) -> None:
-    if not path.is_file():
-        raise RecordError(f"shard {path} is missing: pack again or copy it back")
-    size = path.stat().st_size
-    if size != shard["bytes"]:
-        raise RecordError(
-            f"shard {path} has {size} bytes instead of {shard['bytes']}: copy it again"
-        )
-    reader = ArrayRecordReader(str(path), _READER_OPTIONS)
-    if not reader.ok() or reader.num_records() != shard["records"]:
-        raise RecordError(
-            f"shard {path} holds {reader.num_records()} readable records instead of "
-            f"{shard['records']}: it is damaged, copy it again or pack again"
-        )
-    reader.close()
-
-
-def _json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = (json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows)
-    return "".join(f"{line}\n" for line in text).encode()
 
 
 def _running_sum(numbers: Iterator[int]) -> list[int]:

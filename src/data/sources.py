@@ -1,7 +1,7 @@
 """What `codecvit pack INPUT...` reads: media files, folders, CSV tables and WebDataset tars ->
 items.
 
-docs/data.md is the user's view of it. Listing opens no video.
+Each may be a URL. docs/data.md is the user's view of it. Listing opens no video.
 """
 
 from __future__ import annotations
@@ -9,13 +9,28 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import io
 import json
+import os
+import posixpath
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from ..codec.image_folder import ImageFolder, is_image_folder
+from ..files import (
+    PathOrUrl,
+    exists,
+    is_folder,
+    is_url,
+    join,
+    list_files,
+    local_copy,
+    open_read,
+    read_text,
+)
 from .labels import check_label_name
 
 _KINDS = {
@@ -33,6 +48,7 @@ LABEL_COLUMN = "label"
 """Column of labels that come without a name: class folders and .cls members."""
 
 _CSV_FIELDS = ("path", "start", "end")
+_CHUNK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,27 +58,30 @@ class Item:
     Attributes:
       key: name of its record, unique among all items.
       kind: `video` or `image`.
-      path: the file, or the tar that holds it.
+      path: the file or its URL, or those of the tar that holds it.
       source: where it lies seen from its input, for people.
       labels: class names by column.
       start: seconds; earlier frames are ignored. None for the beginning.
       end: seconds; frames from it on are ignored. None for the end.
       member: (offset, size) in bytes of the file within its tar, or None.
-      size: bytes of the file, 0 if it does not exist (packing will list it as failed).
+      size: bytes of the file; 0 if it does not exist (packing will list it as failed), and for a
+        URL in a table, since asking for each takes long. Of a folder of numbered images the sum.
+      rate: frames a second that a folder of numbered images states.
     """
 
     key: str
     kind: str
-    path: Path
+    path: str
     source: str
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     start: float | None = None
     end: float | None = None
     member: tuple[int, int] | None = None
     size: int = 0
+    rate: float | None = None
 
 
-def list_items(inputs: Sequence[str | Path], class_folders: bool = False) -> list[Item]:
+def list_items(inputs: Sequence[PathOrUrl], class_folders: bool = False) -> list[Item]:
     """Everything that the inputs name, with unique keys, sorted by key.
 
     Args:
@@ -76,14 +95,14 @@ def list_items(inputs: Sequence[str | Path], class_folders: bool = False) -> lis
       ValueError: an input does not exist, holds nothing that can be packed, or is malformed.
     """
     items = []
-    for text in inputs:
-        path = Path(text)
+    for path in map(os.fspath, inputs):
         found = list(_list_input(path, class_folders))
         if not found:
             known = " ".join(EXTENSIONS)
             raise ValueError(f"input {path} holds no file to pack (known extensions: {known})")
         if len(inputs) > 1:
-            name = path.resolve().stem if path.is_file() else path.resolve().name
+            name = path.rstrip("/") if is_url(path) else Path(path).resolve().as_posix()
+            name = PurePosixPath(name).name if is_folder(path) else PurePosixPath(name).stem
             found = [_renamed(item, f"{name}/{item.key}") for item in found]
         items += found
     items = [_renamed(item, _clean(item.key)) for item in items]
@@ -93,48 +112,57 @@ def list_items(inputs: Sequence[str | Path], class_folders: bool = False) -> lis
 
 @contextlib.contextmanager
 def local_file(item: Item) -> Iterator[Path]:
-    """The item as a file of its own: itself, or a temporary copy of a tar's member."""
+    """The item as a local file of its own: itself, or a temporary copy that is removed.
+
+    Copies are made in pieces, so that memory does not depend on their size.
+    """
     if item.member is None:
-        yield item.path
+        with local_copy(item.path) as path:
+            yield path
         return
     offset, size = item.member
     with tempfile.TemporaryDirectory(prefix="codecvit-") as folder:
         path = Path(folder) / PurePosixPath(item.source).name
-        with item.path.open("rb") as tar:
+        with open_read(item.path) as tar, path.open("wb") as copy:
             tar.seek(offset)
-            path.write_bytes(tar.read(size))
+            while size and (piece := tar.read(min(size, _CHUNK))):
+                size -= copy.write(piece)
         yield path
 
 
-def _list_input(path: Path, class_folders: bool) -> Iterator[Item]:
-    if path.is_dir():
+def _list_input(path: str, class_folders: bool) -> Iterator[Item]:
+    if not is_url(path) and is_image_folder(path):
+        yield _file_item(path, Path(path).resolve().name)
+    elif is_folder(path):
         yield from _list_folder(path, class_folders)
-    elif not path.is_file():
+    elif not exists(path):
         raise ValueError(f"input {path} does not exist")
     elif _kind(path) == "csv":
         yield from _list_csv(path)
     elif _kind(path) == "tar":
-        yield from _list_tar(path, path.stem)
+        yield from _list_tar(path, PurePosixPath(path).stem)
     else:
         # A file that is named directly may have any name: FFmpeg looks at its content.
-        yield _file_item(path, path.name)
+        yield _file_item(path, posixpath.basename(path))
 
 
-def _list_folder(folder: Path, class_folders: bool) -> Iterator[Item]:
+def _list_folder(folder: str, class_folders: bool) -> Iterator[Item]:
     labelled = False
-    for path in sorted(folder.rglob("*")):
-        kind = _kind(path)
-        relative = path.relative_to(folder).as_posix()
-        if not path.is_file() or path.name.startswith(".") or kind in (None, "csv"):
+    for relative, size in _with_image_folders(folder, list_files(folder)).items():
+        kind = _kind(relative)
+        if size is None:
+            kind = "video"
+        elif PurePosixPath(relative).name.startswith(".") or kind in (None, "csv"):
             continue
         labels = {}
         if class_folders and "/" in relative:
             labels = {LABEL_COLUMN: relative.split("/")[0]}
             labelled = True
+        path = join(folder, relative)
         found = (
-            _list_tar(path, relative.removesuffix(path.suffix))
+            _list_tar(path, posixpath.splitext(relative)[0])
             if kind == "tar"
-            else [_file_item(path, relative)]
+            else [_file_item(path, relative, size)]
         )
         for item in found:
             yield dataclasses.replace(item, labels={**item.labels, **labels})
@@ -142,12 +170,24 @@ def _list_folder(folder: Path, class_folders: bool) -> Iterator[Item]:
         raise ValueError(f"labels by folder: input {folder} has no class folders with media in it")
 
 
-def _list_csv(table: Path) -> Iterator[Item]:
+def _with_image_folders(folder: str, files: Mapping[str, int]) -> dict[str, int | None]:
+    """The files, numbered images replaced by the folder that makes a video of them, size None.
+
+    Only on this machine: each frame of a remote folder would be a request.
+    """
+    if is_url(folder):
+        return dict(files)
+    below = {posixpath.dirname(name) for name in files}
+    videos = {name for name in below if is_image_folder(join(folder, name))}
+    kept = {name: size for name, size in files.items() if posixpath.dirname(name) not in videos}
+    return dict(sorted((kept | dict.fromkeys(videos)).items()))
+
+
+def _list_csv(table: str) -> Iterator[Item]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
+        reader = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
+        header = reader.fieldnames or []
+        rows = [(reader.line_num, row) for row in reader]
         for column in set(header) - set(_CSV_FIELDS):
             check_label_name(column)
     except (csv.Error, ValueError) as error:
@@ -161,7 +201,7 @@ def _list_csv(table: Path) -> Iterator[Item]:
         where = f"{table}, line {line}"
         if None in row or None in row.values() or not row["path"]:
             raise ValueError(f"{where}: expected {len(header)} fields and a path")
-        item = _file_item(table.parent / row["path"], row["path"])
+        item = _file_item(join(posixpath.dirname(table), row["path"]), row["path"])
         start = _seconds(row.get("start", ""), f"{where}, start")
         end = _seconds(row.get("end", ""), f"{where}, end")
         if item.kind == "image" and (start is not None or end is not None):
@@ -173,33 +213,36 @@ def _list_csv(table: Path) -> Iterator[Item]:
         yield dataclasses.replace(item, key=item.key + cut, labels=labels, start=start, end=end)
 
 
-def _list_tar(tar: Path, key: str) -> Iterator[Item]:
+def _list_tar(tar: str, key: str) -> Iterator[Item]:
     """Members of a WebDataset shard; NAME.cls (text) or NAME.json (`label`) labels NAME.mp4."""
     media: list[tuple[str, tarfile.TarInfo]] = []
     labels: dict[str, str] = {}
-    try:
-        with tarfile.open(tar) as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                # As in WebDataset, a sample is what agrees up to the first dot of the base name.
-                path = PurePosixPath(member.name)
-                stem = (path.parent / path.name.split(".")[0]).as_posix()
-                extension = path.suffix.lower()
-                if EXTENSIONS.get(extension) in ("video", "image"):
-                    media.append((stem, member))
-                elif extension in (".cls", ".json"):
-                    content = archive.extractfile(member).read().decode("utf-8")
-                    if (label := _tar_label(extension, content)) is not None:
-                        labels[stem] = label
-    except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{tar} is no readable WebDataset tar: {error}") from error
+    with open_read(tar) as file:
+        try:
+            # Members are read in place later, so the tar must not be compressed.
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if not member.isfile():
+                        continue
+                    # As in WebDataset, a sample is what agrees up to the first dot of the base
+                    # name.
+                    path = PurePosixPath(member.name)
+                    stem = (path.parent / path.name.split(".")[0]).as_posix()
+                    extension = path.suffix.lower()
+                    if EXTENSIONS.get(extension) in ("video", "image"):
+                        media.append((stem, member))
+                    elif extension in (".cls", ".json"):
+                        content = archive.extractfile(member).read().decode("utf-8")
+                        if (label := _tar_label(extension, content)) is not None:
+                            labels[stem] = label
+        except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{tar} is no readable WebDataset tar: {error}") from error
     for stem, member in media:
         yield Item(
             key=f"{key}/{member.name}",
             kind=EXTENSIONS[PurePosixPath(member.name).suffix.lower()],
             path=tar,
-            source=f"{tar.name}/{member.name}",
+            source=f"{posixpath.basename(tar)}/{member.name}",
             labels={LABEL_COLUMN: labels[stem]} if stem in labels else {},
             member=(member.offset_data, member.size),
             size=member.size,
@@ -214,14 +257,19 @@ def _tar_label(extension: str, content: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _file_item(path: Path, source: str) -> Item:
+def _file_item(path: str, source: str, size: int | None = None) -> Item:
+    if not is_url(path) and is_image_folder(path):
+        frames = ImageFolder(path)
+        size = sum(image.stat().st_size for image in frames.paths)
+        return Item(source, "video", path, source, size=size, rate=frames.rate)
+    if size is None:
+        size = Path(path).stat().st_size if not is_url(path) and Path(path).is_file() else 0
     kind = "image" if _kind(path) == "image" else "video"
-    size = path.stat().st_size if path.is_file() else 0
     return Item(key=source, kind=kind, path=path, source=source, size=size)
 
 
-def _kind(path: Path) -> str | None:
-    return EXTENSIONS.get(path.suffix.lower())
+def _kind(path: str) -> str | None:
+    return EXTENSIONS.get(posixpath.splitext(path)[1].lower())
 
 
 def _seconds(text: str, where: str) -> float | None:

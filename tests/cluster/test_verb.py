@@ -7,6 +7,7 @@ from codecvit.__main__ import main as codecvit
 from codecvit.cluster.features import descriptors, embeddings
 from codecvit.cluster.labels import agreement, load_centres
 from codecvit.cluster.nearest import nearest_centres
+from codecvit.codec.descriptor import SIZES
 from codecvit.data.labels import label_names, load_labels
 from codecvit.data.record import Record, Storage, encode_record
 from codecvit.data.records import RecordSet, RecordWriter
@@ -15,10 +16,12 @@ from codecvit.sequence import PatchSequence
 PATCH, COUNT, KINDS = 4, 24, ("left", "right", "still")
 
 
-def write_set(folder, seed=0, features=8):
-    """24 records of 3 kinds; kinds differ in the direction of the descriptor and in colour."""
+def write_set(folder, seed=0, features=8, told_by=slice(None)):
+    """24 records of 3 kinds; kinds differ in the direction of the descriptor, in its columns
+    `told_by`, and in colour."""
     rng = np.random.default_rng(seed)
-    directions = np.random.default_rng(99).normal(size=(len(KINDS), features))
+    directions = np.zeros((len(KINDS), features))
+    directions[:, told_by] = np.random.default_rng(99).normal(size=directions[:, told_by].shape)
     with RecordWriter(folder, [range(0, 10), range(10, COUNT)]) as writer:
         for number in range(COUNT):
             kind, length = number % 3, 5 + number % 4
@@ -114,6 +117,30 @@ def test_a_test_set_gets_labels_by_the_centres_of_the_training_set(record_set, t
     train, test = load_labels(record_set, "round0"), load_labels(test_set, "round0")
     np.testing.assert_array_equal(test.values, train.values)
     assert test.meta["centres_sha256"] == train.meta["centres_sha256"]
+
+
+def test_one_part_of_the_descriptors_alone(tmp_path, capsys):
+    """The kinds differ in `heading` alone; the other columns are noise."""
+    folder = tmp_path / "whole"
+    place = sum(size for name, size in SIZES.items() if list(SIZES).index(name) < 2)  # heading
+    columns = np.arange(place, place + SIZES["heading"])
+    write_set(folder, features=sum(SIZES.values()), told_by=columns)
+    record_set = RecordSet(folder)
+    assert run(folder, "--name", "h", "--k", 3, "--n", 1, "--part", "heading") == 0
+    labels = load_labels(record_set, "h")
+    assert labels.meta["features"] == "descriptor/heading"
+    assert len(set(zip(labels.values[:, 0], kinds(record_set), strict=True))) == 3
+    centres = load_centres(folder / "labels" / "h.centres.safetensors")
+    assert centres.centres_KD.shape == (3, SIZES["heading"])
+    capsys.readouterr()
+    given = folder / "labels" / "h.centres.safetensors"
+    assert run(folder, "--name", "i", "--centres", given, "--n", 1) == 1
+    assert "made from descriptor/heading features, these are descriptor" in capsys.readouterr().err
+
+
+def test_descriptors_of_another_version_have_no_parts(record_set, capsys):
+    assert run(record_set.path, "--name", "h", "--k", 3, "--n", 1, "--part", "shape") == 1
+    assert f"8 numbers, not {sum(SIZES.values())}: pack again" in capsys.readouterr().err
 
 
 def test_an_encoder_gives_the_features(record_set, tmp_path):

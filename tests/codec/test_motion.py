@@ -104,6 +104,20 @@ def test_the_picture_need_not_be_square(texture, rows, columns):
     assert right.mean() > 2 * motion.error_TNB.mean()
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(26, 30), (5, 31)])
+def test_fine_grids_are_searched_in_blocks_of_two_patches(texture, rows, columns):
+    """Also where halves do not come out even, vectors are in pixels of the whole plane."""
+    height, width = rows * BLOCK, columns * BLOCK
+    coarse = Image.fromarray(texture(5, height // 4, width // 4 + 8)[..., 1])
+    wide = np.asarray(coarse.resize((width + 32, height), Image.Resampling.BICUBIC))
+    motion = _estimate(np.stack([wide[:, :width], wide[:, 8 : 8 + width]]), rows, columns)
+    vectors = motion.vectors_TN2.reshape(rows, columns, 2)[:, :-2]
+    assert np.abs(vectors - (8, 0)).max(axis=-1).mean() < 0.6
+    still = np.abs(wide[:, 8 : 8 + width].astype(int) - wide[:, :width])
+    error = motion.error_TNB.reshape(rows, columns, -1)[:, :-2]
+    assert error.mean() < 0.15 * still.mean()
+
+
 def test_scaled_planes_are_those_of_the_search(texture):
     frames = np.stack([texture(i, 56, 84)[..., 1] for i in range(3)])
     planes, _ = search_vectors(frames, 4, 6)

@@ -29,6 +29,22 @@ def test_round_trip(tmp_path, write_set):
     assert label_names(record_set) == ["parity", "round-1"]
 
 
+def test_several_labelings_stand_side_by_side(tmp_path, write_set):
+    record_set = write_set(tmp_path)
+    rng = np.random.default_rng(0)
+    a = rng.integers(-1, 5, (12, 2)).astype(np.int32)
+    b = rng.integers(-1, 7, (12, 1)).astype(np.int32)
+    save_labels(record_set, "a", a, {"num_classes": 5})
+    save_labels(record_set, "b", b, {"num_classes": 7})
+    both = load_labels(record_set, "a+b+parity")
+    assert both.num_classes == 5 + 7 + 2 and both.values.dtype == np.int32
+    np.testing.assert_array_equal(both.values[:, :2], a)
+    np.testing.assert_array_equal(both.values[:, 2], np.where(b[:, 0] < 0, -1, b[:, 0] + 5))
+    np.testing.assert_array_equal(both.values[:, 3], np.arange(12) % 2 + 12)
+    with pytest.raises(ValueError, match="'c': no .*c.npy"):
+        load_labels(record_set, "a+c")
+
+
 def test_labels_of_other_records_are_refused(tmp_path, write_set):
     old = write_set(tmp_path, 12)
     save_labels(old, "k", np.zeros((12, 1), np.int32), {"num_classes": 1})

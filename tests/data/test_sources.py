@@ -6,7 +6,9 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from codecvit.data.sources import list_items, local_file
 
@@ -79,7 +81,7 @@ def test_csv_gives_labels_and_cuts(tmp_path):
     assert items["clips/a.mp4"].labels == {"label": "run", "digit": "3"}
     cut = items["clips/a.mp4@1.5-2"]
     assert (cut.start, cut.end, cut.labels) == (1.5, 2.0, {"label": "jump"})
-    assert cut.path == tmp_path / "clips" / "a.mp4"
+    assert Path(cut.path) == tmp_path / "clips" / "a.mp4"
     absolute = items[f"{str(tmp_path).strip('/')}/clips/a.mp4@-4"]
     assert (absolute.start, absolute.end) == (None, 4.0) and absolute.size > 0
     assert items["missing.mp4"].size == 0
@@ -149,3 +151,40 @@ def test_missing_and_empty_inputs_are_named(tmp_path):
         list_items([tmp_path / "nowhere"])
     with pytest.raises(ValueError, match="holds no file to pack"):
         list_items([tmp_path])
+
+
+@pytest.fixture
+def frame_folders(tmp_path):
+    """videos/run/a and videos/jump/b hold frames at 5 a second; videos/still.png is an image."""
+    root = tmp_path / "videos"
+    for name in ("run/a", "jump/b"):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((32, 32, 3), 40 * i, np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i:03d}.png")
+        (root / name / "fps.txt").write_text("5")
+    Image.fromarray(pixels).save(root / "still.png")
+    return root
+
+
+def test_folders_of_numbered_images_are_videos(frame_folders):
+    items = list_items([frame_folders], class_folders=True)
+    assert [(i.key, i.kind, i.rate) for i in items] == [
+        ("jump/b", "video", 5),
+        ("run/a", "video", 5),
+        ("still.png", "image", None),
+    ]
+    assert items[0].labels == {"label": "jump"}
+    assert items[0].size == sum(p.stat().st_size for p in (frame_folders / "jump/b").glob("*.png"))
+    (alone,) = list_items([frame_folders / "run" / "a"])
+    assert (alone.key, alone.kind) == ("a", "video")
+    table = frame_folders / "list.csv"
+    table.write_text("path,start\nrun/a,0.2\n")
+    (row,) = list_items([table])
+    assert (row.key, row.kind, row.rate, row.start) == ("run/a@0.2-", "video", 5, 0.2)
+
+
+def test_without_a_rate_they_are_images(frame_folders):
+    (frame_folders / "run" / "a" / "fps.txt").unlink()
+    keys = [item.key for item in list_items([frame_folders])]
+    assert keys == ["jump/b", *(f"run/a/{i:03d}.png" for i in range(3)), "still.png"]
