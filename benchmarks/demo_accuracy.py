@@ -1,7 +1,7 @@
 """Probe accuracy of the demo's encoder over seeds, codec selection beside uniform frames.
 
     bash scripts/demo.sh                       # makes the records that this reads
-    python benchmarks/demo_accuracy.py [--demo demo_out] [--seeds 3] [--steps 450]
+    python benchmarks/demo_accuracy.py [--demo demo_out] [--seeds 3] [--steps 600]
 
 Every run is the shipped config src/configs/demo.py with another seed (initialisation, order of the
 data); data, records and cluster labels are those of the demo. Interrupted, it goes on where it
@@ -31,7 +31,7 @@ def main():
     )
     parser.add_argument("--demo", type=Path, default=Path("demo_out"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--steps", type=int, default=600)
     args = parser.parse_args()
     out = args.demo / "accuracy"
     for mode in MODES:

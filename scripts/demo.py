@@ -23,8 +23,8 @@ from codecvit.trainers.checkpoints import find_checkpoint
 
 VIEW = ["--size", "112", "--budget", "128", "--num-frames", "8"]
 MODES = ("codec", "frames")
-CLUSTERS = 32
-STEPS = 450
+CLUSTERS = 16  # of each clustering
+STEPS = 600
 WINDOW_SECONDS = 1.0
 MOST_EPOCHS = 40  # of a small folder of videos: more would only learn it by heart
 
@@ -55,10 +55,13 @@ def main() -> int:
     count = json.loads((train_sets[0] / "manifest.json").read_text())["records"]
     clusters = max(2, min(CLUSTERS, count // 2))
     steps = min(args.steps, max(10, MOST_EPOCHS * count // 16))
-    run("cluster", *train_sets, "--name", "clusters", "--k", clusters, "--n", 1)
+    # Two clusterings teach one head: the whole descriptor tells how things move, its part `shape`
+    # what they look like.
+    for name, part in (("clusters", ()), ("shapes", ("--part", "shape"))):
+        run("cluster", *train_sets, "--name", name, *part, "--k", clusters, "--n", 1)
 
     for mode in MODES:
-        settings = f"data={records},mode={mode},classes={clusters},steps={steps}"
+        settings = f"data={records},mode={mode},classes={2 * clusters},steps={steps}"
         settings += f",probes={'+'.join(labels)}"
         run("train", f"--config=src/configs/demo.py:{settings}", f"--workdir={out / 'runs' / mode}")
     train, test = (records / split / "codec" for split in ("train", "test"))

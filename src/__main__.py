@@ -13,6 +13,7 @@ VERBS = {
     "pack": ("data.pack", "videos and images -> record sets of patch sequences"),
     "inspect": ("data.inspect", "counts and a contact sheet of a record set"),
     "show": ("codec.show", "a picture of what the codec selection keeps of one video"),
+    "llava": ("codec.llava.cli", "mosaics for LLaVA: training data, evaluation assets, checks"),
     "demo-data": ("data.demo", "write the demo data set: moving digits over photographs"),
     "cluster": ("cluster.__main__", "record set -> k-means labels"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),

@@ -17,6 +17,7 @@ OPTIONS = {
     "inspect": ("--out", "--count"),
     "show": ("--out", "--budget", "--size"),
     "demo-data": ("--out", "--train-clips", "--test-clips", "--seed"),
+    "llava": ("--help",),
     "cluster": ("--name", "--k", "--n", "--encoder"),
     "train": ("--config", "--workdir"),
     "probe": ("--train", "--test", "--labels", "--descriptor"),

@@ -33,7 +33,7 @@ from ..files import write_atomic
 from ..jobs import Failure, run_jobs
 from .progress import progress
 
-DEMO_VERSION = 2
+DEMO_VERSION = 3
 SIDE = 128
 FRAMES = 24
 FPS = 12
@@ -52,13 +52,13 @@ MOTIONS = {
 
 # Angles stay below a quarter turn, which leaves 6 and 9 apart. Sizes are logarithms of pixels.
 TRACKS = {
-    "x": (20.0, SIDE - 20.0),
-    "y": (20.0, SIDE - 20.0),
-    "size": (np.log(32.0), np.log(80.0)),
-    "angle": (-40.0, 40.0),
+    "x": (34.0, SIDE - 34.0),
+    "y": (34.0, SIDE - 34.0),
+    "size": (np.log(56.0), np.log(84.0)),
+    "angle": (-20.0, 20.0),
 }
 _TRAVEL = (0.7, 1.0)  # share of its track that a moving quantity covers in one clip
-_DIMMING = 0.5  # of the photographs, so that the digit stands out against any of their places
+_DIMMING = 0.3  # of the photographs, so that the digit stands out against any of their places
 _DRIFT = 0.35  # largest camera speed along each axis, pixels a frame
 _SCALES = (0.8, 1.3)  # photograph pixels per clip pixel
 _TEST_SHARE = 0.375  # of the photographs' width

@@ -73,10 +73,13 @@ class HeadConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a warm-up and a named schedule.
+    """AdamW or Muon with a warm-up and a named schedule.
 
     Attributes:
+      name: "adamw", or "muon": the matrices of the blocks take orthogonalised momentum steps
+        (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), all else AdamW.
       lr: peak learning rate.
+      muon_lr: peak learning rate of the matrices, in units of their spectral norm.
       schedule: linear, cosine, poly2, rsqrt or constant (see `optim.SCHEDULES`).
       warmup_steps: steps of linear warm-up; step 0 already trains at lr/warmup_steps.
       weight_decay: decoupled decay of the encoder's kernels; norms, biases and the probe are exempt
@@ -85,7 +88,9 @@ class OptimConfig:
       clip_norm: encoder gradients are clipped to this global norm.
     """
 
+    name: str = "adamw"
     lr: float = 1e-3
+    muon_lr: float = 0.02
     schedule: str = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.05

@@ -105,3 +105,48 @@ def test_the_heads_learning_rate_is_a_multiple():
     updates = step(jax.tree.map(jnp.ones_like, params()), optim, heads)
     np.testing.assert_allclose(updates["encoder"]["head"]["probe"], -0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["heads"]["main"]["centres"], -0.3, rtol=1e-5)
+
+
+def _matrix_params(seed=0):
+    rng = np.random.default_rng(seed)
+    tree = params()
+    tree["encoder"]["blocks"]["attn"]["qkv"]["kernel"] = jnp.asarray(
+        rng.normal(size=(2, 6, 9)), jnp.float32
+    )
+    return tree
+
+
+def test_muon_steps_the_matrices_of_each_layer_orthogonally():
+    """All singular values of a layer's step are near muon_lr, whatever the gradient's are."""
+    config = OptimConfig(name="muon", lr=1e-3, muon_lr=0.02, schedule="constant", weight_decay=0.0)
+    tree = _matrix_params()
+    optimizer = make_optimizer(config, HEADS, 10)
+    grads = _matrix_params(1)
+    # One layer with a gradient a thousand times larger, whose singular values differ by 100.
+    skew = np.diag([1.0, 0.3, 0.1, 0.05, 0.02, 0.01]) @ np.eye(6, 9) * 1000
+    kernel = grads["encoder"]["blocks"]["attn"]["qkv"]["kernel"].at[0].set(skew)
+    grads["encoder"]["blocks"]["attn"]["qkv"]["kernel"] = kernel
+    updates, _ = optimizer.update(grads, optimizer.init(tree), tree)
+    steps = np.asarray(updates["encoder"]["blocks"]["attn"]["qkv"]["kernel"])
+    values = np.linalg.svd(steps, compute_uv=False)
+    assert values.max() < 0.02 * 1.3 * (9 / 6) ** 0.5
+    assert values[1].min() > 0.02 * 0.5  # an ordinary gradient: all directions alike
+    assert values[0][:3].min() > 0.02 * 0.5
+
+
+def test_muon_leaves_everything_else_to_adamw():
+    tree, grads = _matrix_params(), _matrix_params(1)
+    found = {}
+    for name in ("adamw", "muon"):
+        optimizer = make_optimizer(OptimConfig(name=name, schedule="constant"), HEADS, 10)
+        found[name], _ = optimizer.update(grads, optimizer.init(tree), tree)
+    for tree_ in found.values():
+        tree_["encoder"]["blocks"]["attn"]["qkv"].pop("kernel")
+    a, b = (jax.tree.leaves(found[name]) for name in ("adamw", "muon"))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-9)
+
+
+def test_unknown_optimiser_is_refused():
+    with pytest.raises(ValueError, match=r"config.optim.name = 'sgd' must be adamw or muon"):
+        make_optimizer(OptimConfig(name="sgd"), HEADS, 10)

@@ -1,0 +1,40 @@
+"""`codecvit llava VERB ...`: what belongs to LLaVA models, each verb imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+# Paths are those of modules in the package: training and evaluation live in another part of it.
+VERBS = {
+    "data": ("codec.llava.data", "raw LLaVA rows with videos -> mosaics and training JSONL"),
+    "assets": ("codec.llava.assets", "videos of a benchmark -> mosaics for evaluation"),
+    "check": ("codec.llava.check", "are all files of a data set or of assets there and right?"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = ["usage: codecvit llava VERB [options]", "", "verbs:"]
+    lines += [f"  {verb:{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join([*lines, "", "`codecvit llava VERB --help` tells more about each."])
+
+
+def main(argv: list[str]) -> int:
+    """Runs one verb.
+
+    Args:
+      argv: the arguments after `llava`.
+
+    Returns:
+      The exit status: 0 success, 1 the verb failed, 2 wrong usage.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] not in VERBS:
+        print(f"codecvit llava: no verb {argv[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    package = __package__.removesuffix(".codec.llava")
+    module = importlib.import_module(f".{VERBS[argv[0]][0]}", package)
+    return module.main(argv[1:])
