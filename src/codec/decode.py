@@ -29,6 +29,7 @@ from .sampling import FramePlan, PacketIndex, Sampling, plan_frames, read_index
 from .view import Placement, View, ViewScaler
 
 _RATE_OF_TIMELESS_STREAMS = 25  # FFmpeg's own default
+_MAX_PIXELS = 1 << 27  # of one frame: 16,384 x 8,192
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,6 +195,8 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, V
         # Work is spread over files, not over threads within one: two threads cost up to half as
         # much again.
         stream.codec_context.thread_count = 1
+        # A few wrong bytes of a header must not claim gigabytes.
+        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
         yield container, stream
 
 
