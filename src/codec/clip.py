@@ -37,6 +37,7 @@ class Clip:
       config: options of the selection.
       partner_luma_THW: uint8, the frames that samples are compared with; None: the sample before.
       coded_vectors_TN2: float32, motion that the file states, with the signal "bitstream".
+      pict_types_M: "I", "P", "B", ... of each frame; empty where nothing is known.
     """
 
     yuv_M3HW: np.ndarray
@@ -49,6 +50,7 @@ class Clip:
     config: SelectionConfig = PRESETS["default"]
     partner_luma_THW: np.ndarray | None = None
     coded_vectors_TN2: np.ndarray | None = None
+    pict_types_M: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.config.signal == "bitstream" and self.coded_vectors_TN2 is None:
@@ -127,6 +129,7 @@ class Clip:
             self.config,
             None if partners is None else partners[pairs],
             None if coded is None else coded[pairs],
+            self.pict_types_M[start:stop],
         )
         part.__dict__["scores_MRC"] = self.scores_MRC[start:stop]
         return part
@@ -216,6 +219,7 @@ def sample_clip(
         config,
         found.partner_luma_THW,
         found.coded_vectors_TN2,
+        found.pict_types_M,
     )
 
 

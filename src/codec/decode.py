@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from .bitstream import CODED_SIGNALS, CodedMotion
@@ -45,6 +45,7 @@ class SampledFrames:
       partner_luma_THW: uint8, luma of the frame that each sample after the first is compared with;
         None where that is the sample before it, for all.
       gaps_T: float64, seconds between the two.
+      pict_types_M: "I", "P", "B" or another letter of FFmpeg's, "" where the file states none.
       coded_vectors_TN2: float32, motion that the file itself states, if asked for.
     """
 
@@ -55,6 +56,7 @@ class SampledFrames:
     seconds_M: np.ndarray
     partner_luma_THW: np.ndarray | None
     gaps_T: np.ndarray
+    pict_types_M: tuple[str, ...]
     coded_vectors_TN2: np.ndarray | None = None
 
 
@@ -108,6 +110,7 @@ class _Collector:
         self._place_of = {int(index): place for place, index in enumerate(plan.ids_M)}
         self._missing = {int(index) for index in plan.all_ids}
         self._yuv_M3HW: np.ndarray | None = None
+        self._pict_types: dict[int, str] = {}
         # Of a partner only the luma is ever looked at.
         self._luma: dict[int, np.ndarray] = {}
 
@@ -121,6 +124,8 @@ class _Collector:
             if self._yuv_M3HW is None:
                 self._yuv_M3HW = np.empty((len(self.plan.ids_M), 3, *shape), np.uint8)
             self.view.write(frame, self._yuv_M3HW[self._place_of[index]])
+            kind = PictureType(frame.pict_type)
+            self._pict_types[index] = "" if kind == PictureType.NONE else kind.name
         else:
             self._luma[index] = np.empty(shape, np.uint8)
             self.view.write(frame, self._luma[index][None])
@@ -139,6 +144,7 @@ class _Collector:
             self.seconds_N[ids],
             None if np.array_equal(ids[:-1], partners) else self._partner_luma(),
             self.seconds_N[ids[1:]] - self.seconds_N[partners],
+            tuple(self._pict_types[int(i)] for i in ids),
             coded_vectors_TN2,
         )
 
@@ -289,7 +295,7 @@ def decode_sequentially(
             # The times are known in the end only.
             collector = _Collector(path, plan, np.zeros(0), scaler)
             wanted = {int(i) for i in plan.all_ids}
-            for position, frame in enumerate(_decode_tolerantly(container, stream)):
+            for position, frame in enumerate(decode_tolerantly(container, stream)):
                 times.append(frame.time)
                 if position in wanted:
                     collector.add(position, frame)
@@ -307,7 +313,8 @@ def decode_sequentially(
     raise MediaError(path, "gives other frames each time it is decoded")
 
 
-def _decode_tolerantly(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def decode_tolerantly(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Every frame in display order, without what is damaged."""
     packets = container.demux(stream)
     while True:
         try:

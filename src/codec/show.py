@@ -1,28 +1,28 @@
-"""`codecvit show`: a contact sheet of what the codec selection keeps of one video."""
+"""`codecvit show`: what the codec selection keeps of one video, as a sheet or as an animation."""
 
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from ..sequence import PatchSequence, slot_times
+from ..files import write_atomic
+from .animation import SUFFIXES, animation, gif_bytes, mp4_bytes
 from .arguments import add_selection_arguments, add_span_arguments, add_view_arguments
-from .clip import Clip, sample_clip
+from .clip import sample_clip
 from .config import selection_config
 from .pack import check_options
-from .selection import select
+from .panels import Picked, tiles
+from .selection import choose_groups
 from .view import View
 
-_GAP = 6  # pixels between tiles
 _TILE = 200  # pixels: smaller views are enlarged to at least this
-_STRIP = 20  # pixels for the text under a tile
-_PAPER = (18, 18, 18)
-_INK = (235, 235, 235)
-_DIM = 0.28
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def main(argv: list[str]) -> int:
@@ -36,97 +36,103 @@ def main(argv: list[str]) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        if args.frames < 1:
-            raise ValueError(f"--frames = {args.frames} must be at least 1")
-        config = selection_config(args.preset, args.set)
-        view = View(args.geometry, args.size, args.patch)
-        check_options("codec", args.num_frames, args.budget, view, config)
-        clip = sample_clip(
-            args.video,
-            args.num_frames,
-            args.size,
-            args.patch,
-            args.start,
-            args.end,
-            geometry=args.geometry,
-            sampling=args.sampling,
-            config=config,
-        )
-        (chosen,) = select(clip, "codec", args.budget)
-        out = Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(clip, chosen, args.frames, Path(args.video).name).save(out)
+        print(_show(args))
     except (ValueError, OSError) as error:
         print(f"codecvit show: {error}", file=sys.stderr)
         return 1
-    patches = len(clip) * clip.rows * clip.columns
-    print(f"{out}: {len(chosen)} of {patches} patches of {len(clip)} frames")
     return 0
 
 
-def contact_sheet(clip: Clip, chosen: PatchSequence, frames: int, title: str) -> Image.Image:
+def _show(args: argparse.Namespace) -> str:
+    out = Path(args.out)
+    kind = out.suffix.lower()
+    if kind not in (*SUFFIXES, *_PICTURES):
+        raise ValueError(f"--out {out}: must end in one of {', '.join((*SUFFIXES, *_PICTURES))}")
+    for name, least in (("frames", 1), ("fps", 0.1), ("seconds", 0.1)):
+        if not (math.isfinite(getattr(args, name)) and getattr(args, name) >= least):
+            raise ValueError(f"--{name} = {getattr(args, name)} must be at least {least}")
+    config = selection_config(args.preset, args.set)
+    view = View(args.geometry, args.size, args.patch)
+    check_options("codec", args.num_frames, args.budget, view, config)
+    clip = sample_clip(
+        args.video,
+        args.num_frames,
+        args.size,
+        args.patch,
+        args.start,
+        args.end,
+        geometry=args.geometry,
+        sampling=args.sampling,
+        config=config,
+    )
+    picked = Picked.of(clip, choose_groups(clip, args.budget))
+    if kind in SUFFIXES:
+        pictures = animation(
+            args.video,
+            view,
+            picked,
+            rate=args.fps,
+            seconds=args.seconds,
+            heatmap=args.heatmap,
+        )
+        data = (gif_bytes if kind == ".gif" else mp4_bytes)(pictures, args.fps)
+    else:
+        sheet = contact_sheet(picked, args.frames, Path(args.video).name, args.heatmap)
+        file = io.BytesIO()
+        sheet.save(file, Image.registered_extensions()[kind])
+        data = file.getvalue()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, data)
+    kept = f"{picked.lit_MRC.sum()} of {picked.lit_MRC.size} patches of {len(clip)} frames"
+    groups = f" in {picked.groups} groups" if picked.groups > 1 else ""
+    return f"{out}: {kept}{groups}"
+
+
+def contact_sheet(picked: Picked, frames: int, title: str, heatmap: bool = False) -> Image.Image:
     """Evenly chosen frames side by side, the chosen patches as they are, the rest grey and dark.
 
     Args:
-      clip: the decoded clip.
-      chosen: its codec selection.
+      picked: the clip and what was chosen of it.
       frames: most frames to draw; the first and the last are among them.
       title: heads the sheet.
+      heatmap: show each frame under its saliency instead.
 
     Returns:
       The picture, as square as the number of tiles allows.
     """
-    shown = np.rint(np.linspace(0, len(clip) - 1, min(frames, len(clip)))).astype(np.int64)
-    lit = _lit_patches(clip, chosen)
+    count = len(picked.clip)
+    shown = np.rint(np.linspace(0, count - 1, min(frames, count))).astype(np.int64)
+    draw = picked.heated if heatmap else picked.lit
+    zoom = -(-_TILE // max(picked.clip.luma_MHW.shape[1:]))
+    kept, size = int(picked.lit_MRC.sum()), picked.lit_MRC.size
+    head = f"{title}   {kept} patches kept of {size} in {count} frames"
     columns = int(np.ceil(np.sqrt(len(shown))))
-    rows = -(-len(shown) // columns)
-    height, width = clip.luma_MHW.shape[1:]
-    zoom = -(-_TILE // max(height, width))
-    cell_width, cell_height = width * zoom + _GAP, height * zoom + _STRIP + _GAP
-    sheet = Image.new(
-        "RGB", (columns * cell_width + _GAP, rows * cell_height + _STRIP + 2 * _GAP), _PAPER
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    head = f"{title}   {len(chosen)} patches kept of {lit.size} in {len(clip)} frames"
-    draw.text((_GAP, _GAP), head, fill=_INK, font=font)
-    for i, frame in enumerate(shown):
-        left = _GAP + i % columns * cell_width
-        top = _STRIP + 2 * _GAP + i // columns * cell_height
-        picture = Image.fromarray(_dimmed(clip, int(frame), lit[frame]))
-        picture = picture.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
-        sheet.paste(picture, (left, top))
-        label = f"{clip.seconds_M[frame]:.2f} s   {lit[frame].sum()} patches"
-        draw.text((left, top + height * zoom + 2), label, fill=_INK, font=font)
-    return sheet
-
-
-def _lit_patches(clip: Clip, chosen: PatchSequence) -> np.ndarray:
-    """bool [frames, rows, columns]."""
-    lit = np.zeros((len(clip), clip.rows, clip.columns), bool)
-    slot, h, w = chosen.positions.T
-    lit[np.searchsorted(slot_times(len(clip)), slot), h, w] = True
-    return lit
-
-
-def _dimmed(clip: Clip, frame: int, lit: np.ndarray) -> np.ndarray:
-    rgb = clip.rgb(np.array([frame]))[0]
-    grey = (rgb.mean(axis=2, keepdims=True) * _DIM).astype(np.uint8)
-    mask = lit.repeat(clip.patch, axis=0).repeat(clip.patch, axis=1)
-    return np.where(mask[..., None], rgb, grey)
+    labels = [picked.label(int(frame)) for frame in shown]
+    return tiles([draw(int(frame)) for frame in shown], labels, columns, zoom, head)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="codecvit show",
-        description="Draws sampled frames of a video with the patches lit that the codec selection "
-        "keeps. The first frame is always kept whole.",
-        epilog="example: codecvit show clip.mp4 --out clip.png --set scale=sqrt --set w_mv=0.5",
+        description="Draws what the codec selection keeps of a video: sampled frames with the "
+        "chosen patches lit (a picture), or video, samples, saliency and choice side by side as "
+        "they play (.mp4, .gif). A label gives a frame's time, its picture type and its share of "
+        "the budget.",
+        epilog="example: codecvit show clip.mp4 --out clip.gif --set scale=sqrt --set w_mv=0.5",
     )
-    parser.add_argument("video", metavar="VIDEO", help="any video file that FFmpeg reads")
-    parser.add_argument("--out", required=True, metavar="PNG", help="the picture to write")
+    parser.add_argument("video", metavar="VIDEO", help="a video, or a folder of numbered images")
     parser.add_argument(
-        "--frames", type=int, default=16, help="most frames to draw (default: %(default)s)"
+        "--out", required=True, metavar="FILE", help=f"{', '.join((*_PICTURES, *SUFFIXES))}"
+    )
+    parser.add_argument("--heatmap", action="store_true", help="lay the saliency over the frames")
+    parser.add_argument(
+        "--frames", type=int, default=16, help="most frames of a picture (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fps", type=float, default=12, help="of an animation (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="of an animation, at most (default: %(default)s)"
     )
     parser.add_argument(
         "--budget", type=int, default=2048, help="most patches to keep (default: %(default)s)"
