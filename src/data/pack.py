@@ -36,6 +36,7 @@ from .packing import Packed, PackOptions, pack_item
 from .parts import PartialSet
 from .progress import progress
 from .record import STORAGES, Storage
+from .records import WIDE_GAP
 from .sources import Item, list_items
 
 _SHOWN_FAILURES = 10
@@ -259,10 +260,17 @@ def _fingerprint(description: Mapping[str, Any], items: Sequence[Item], per_shar
 
 def _summary(folder: str, manifest: Mapping[str, Any]) -> str:
     size = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
-    return (
+    text = (
         f"{folder}: {manifest['records']} records, {manifest['tokens']['sum']} patches, "
         f"{size:.1f} MB in {len(manifest['shards'])} shards, {manifest['failures']} files failed"
     )
+    if manifest["mode"] == "codec" and manifest["wide_gaps"]:
+        text += (
+            f"\n  warning: in {manifest['wide_gaps']} records samples lie more than {WIDE_GAP:g} s "
+            "apart, where nearly everything counts as new: more samples in groups (--set "
+            "policy=groups), or --set pair_dt=0.2"
+        )
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 SET_VERSION = 1
+WIDE_GAP = 1.0
+"""Seconds between samples beyond which block motion means little (docs/codec.md)."""
 
 
 class RecordSet:
@@ -232,7 +234,7 @@ def write_set(
       folder: folder or URL of the set.
       description: what the manifest says besides counts: mode, size, patch, budget, options...
       shards: what `ShardWriter.close` said, in order.
-      index: per record its `key`, `length` and `labels`, in order.
+      index: per record its `key`, `length` and `labels`, of a video also `gap`, in order.
       failures: one mapping per file that gave no record.
 
     Returns:
@@ -249,6 +251,7 @@ def write_set(
             "max": max(lengths, default=0),
             "sum": sum(lengths),
         },
+        "wide_gaps": sum(entry.get("gap", 0) > WIDE_GAP for entry in index),
         "label_columns": list(labels),
         "classes": {column: classes for column, (_, classes) in labels.items()},
         "failures": len(failures),

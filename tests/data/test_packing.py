@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import av
 import numpy as np
 import pytest
@@ -103,3 +105,18 @@ def test_groups_become_records_of_their_own(clip_path):
 def test_options_that_cannot_work(options, message):
     with pytest.raises(ValueError, match=message):
         PackOptions(**options)
+
+
+def test_packing_warns_of_wide_gaps(clip_path, tmp_path, capsys):
+    from codecvit.data.pack import main
+
+    common = [str(clip_path), "--size", "56", "--budget", "40", "--workers", "0"]
+    assert main([*common, "--out", str(tmp_path / "few"), "--num-frames", "4"]) == 0
+    found = capsys.readouterr().out
+    assert "warning: in 1 records samples lie more than 1 s apart" in found
+    manifest = json.loads((tmp_path / "few" / "codec" / "manifest.json").read_text())
+    assert manifest["wide_gaps"] == 1
+    assert main([*common, "--out", str(tmp_path / "many"), "--num-frames", "20"]) == 0
+    near = ["--num-frames", "4", "--set", "pair_dt=0.2"]
+    assert main([*common, "--out", str(tmp_path / "near"), *near]) == 0
+    assert "warning" not in capsys.readouterr().out
