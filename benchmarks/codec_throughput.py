@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -143,7 +142,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.peak_memory:
         PACKERS[args.peak_memory](args.clips[0])
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        # Not getrusage: its maximum survives from the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         return
     cores = os.sched_getaffinity(0)
     print(f"{platform.processor() or platform.machine()}, av {av.__version__}, ms of CPU time")
