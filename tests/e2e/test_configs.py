@@ -31,7 +31,7 @@ def get_config(name):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """24 records with cluster labels and two given columns."""
+    """24 records with labels of two clusterings and two given columns."""
     folder = tmp_path_factory.mktemp("records")
     rng = np.random.default_rng(0)
     with RecordWriter(folder, [range(24)]) as writer:
@@ -48,6 +48,7 @@ def records(tmp_path_factory):
         made = writer.finish({"mode": "codec", "size": 42, "patch": 14, "budget": 9}, [])
     clusters = rng.integers(0, 16, (24, 10)).astype(np.int32)
     save_labels(made, "clusters", clusters, {"num_classes": 16})
+    save_labels(made, "shapes", clusters[:, :1], {"num_classes": 16})
     return folder
 
 
