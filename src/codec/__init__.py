@@ -2,6 +2,6 @@
 
 from .config import PRESETS, SelectionConfig
 from .errors import MediaError
-from .pack import pack_image, pack_video
+from .pack import pack_groups, pack_image, pack_video
 
-__all__ = ["PRESETS", "MediaError", "SelectionConfig", "pack_image", "pack_video"]
+__all__ = ["PRESETS", "MediaError", "SelectionConfig", "pack_groups", "pack_image", "pack_video"]
