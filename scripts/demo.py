@@ -33,13 +33,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=Path)
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
+    parser.add_argument("--seed", type=int, default=0, help="of the made clips")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of each run")
     args = parser.parse_args()
     started, out = time.monotonic(), args.out
     out.mkdir(parents=True, exist_ok=True)
 
     if args.videos is None:
-        run("demo-data", "--out", out / "data")
+        run("demo-data", "--out", out / "data", "--seed", args.seed)
         inputs = {split: out / "data" / f"{split}.csv" for split in ("train", "test")}
         labels = ["motion", "digit"]
     else:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from codecvit.codec.clip import sample_clip
 from codecvit.codec.descriptor import (
@@ -108,6 +109,44 @@ def _with_object(frames):
     for i, frame in enumerate(out):
         frame[40:72, 10 + 2 * i : 42 + 2 * i] = frames[0, 72:104, 40:72][::-1, ::-1]
     return out
+
+
+def test_shape_follows_what_moves_whatever_its_place_and_size(texture, clip_of):
+    """A figure is nearer to itself elsewhere, in another size, than to another one in its place."""
+    elsewhere = {"start": (62, 60), "step": (-1.5, -1.0), "side": 26}
+    here = {"start": (30, 34), "step": (1.5, 0.0), "side": 56}
+    of = {
+        (figure, place): _parts(descriptor(clip_of(_moving_figure(texture, figure, **options))))
+        for figure in ("tee", "ring")
+        for place, options in (("here", here), ("elsewhere", elsewhere))
+    }
+
+    def distance(a, b):
+        return np.linalg.norm(of[a]["shape"] - of[b]["shape"])
+
+    for figure, other in (("tee", "ring"), ("ring", "tee")):
+        itself = distance((figure, "here"), (figure, "elsewhere"))
+        assert itself < 0.7 * distance((figure, "here"), (other, "here"))
+        assert itself < 0.7 * distance((figure, "here"), (other, "elsewhere"))
+
+
+def _moving_figure(texture, figure, start, step, side):
+    """uint8 [24, 112, 112, 3]: a bright figure that moves from its centre `start` over a dark
+    ground, `step` pixels (x, y) a frame."""
+    y, x = (np.mgrid[:64, :64] - 31.5) / 32
+    if figure == "tee":
+        ink = ((abs(x) < 0.2) | (y < -0.55)) & (np.maximum(abs(x), abs(y)) < 0.95)
+    else:
+        ink = abs(np.hypot(x, y) - 0.75) < 0.2
+    small = Image.fromarray(ink.astype(np.uint8) * 255).resize((side, side))
+    ground = Image.fromarray(texture(3, 112, 112) // 3)
+    frames = []
+    for t in range(24):
+        frame = ground.copy()
+        corner = [round(start[i] + step[i] * t - side / 2) for i in (0, 1)]
+        frame.paste((230, 230, 230), tuple(corner), small)
+        frames.append(np.asarray(frame))
+    return np.stack(frames)
 
 
 def test_pairs_are_a_quarter_of_a_second_apart_but_no_more_than_an_eighth_of_the_clip():
