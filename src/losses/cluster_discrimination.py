@@ -5,8 +5,9 @@ with the additive cosine margin of CosFace (arXiv 1801.09414) and its filter of 
 gradient is that of the reported loss; the published code's is larger by the number of label
 columns.
 
-Shape suffixes: B samples of the global batch, b of one device, D width, C classes, c of one chunk,
-  M label columns.
+Shape suffixes: B samples of the global batch, b of one device, D width, C rows of centres, c of one
+  chunk, N rows that take part on one device (all of its centres, or those drawn), n chunks, M label
+  columns, K = N + B * M.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from .class_sampling import draw_classes, num_blocks
+
 _EPS = 1e-12
 _MAX_EXPONENT = 85.0  # exp(85) times millions of classes stays below float32's largest number
+_NO_CLASS = jnp.iinfo(jnp.int32).max
 
 
 def cluster_discrimination(
@@ -33,20 +37,28 @@ def cluster_discrimination(
     scale: float = 64.0,
     filter_threshold: float = 0.75,
     chunks: int = 1,
+    sample_rate: float = 1.0,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean cross entropy of each drawn label against all classes.
+    """Mean cross entropy of each drawn label against all classes, or against a sample of them.
 
     Every label column has a softmax of its own over all classes. Its target's logit is scale * (cos
     - margin); another class's is scale * cos, or 0 without gradient (still counted as exp(0)) where
     the cosine exceeds the filter: such a centre is likely a duplicate of the target. The other
     labels of the sample are such other classes too.
 
+    With `sample_rate` below 1 the softmax runs over the classes of `class_sampling.draw_classes`,
+    one draw for all columns, and no correction is made for those left out: the loss is lower, the
+    gradient of each centre that takes part is exact for the smaller softmax. A sample's own labels
+    always take part in its softmax, in whatever number; only as another sample's negative can a
+    positive be missing, where its block has more of them than slots (`overflow`).
+
     With a mesh set (`jax.set_mesh`) the samples and the centres are sharded over all of its axes,
     and no device ever holds more logits than those of its own centres for one chunk.
 
     Args:
-      embeddings_BD: any norm; bfloat16 makes the matrix product one of bfloat16 inputs, logits are
-        float32 anyway.
+      embeddings_BD: any norm; bfloat16 makes the matrix product one of bfloat16 inputs, logits and
+        the sum of gradients over devices are float32 anyway.
       centres_CD: any norm; rows from `num_classes` on are padding.
       labels_BM: integers; a value outside [0, num_classes) is no label. Labels may repeat within a
         row.
@@ -55,17 +67,22 @@ def cluster_discrimination(
       margin: additive cosine margin of the target.
       scale: factor from cosine to logit.
       filter_threshold: cosine above which a class other than the target is taken out.
-      chunks: the centres of a device are taken in this many pieces, whose logits are recomputed in
-        the backward pass.
+      chunks: the centres of a device, or those drawn of them, are taken in this many pieces, whose
+        logits are recomputed in the backward pass.
+      sample_rate: share of the classes to draw, in (0, 1]; 1 takes all.
+      key: PRNG key of the draw, of the step alone and the same on every device; unused at rate 1.
 
     Returns:
       The loss, a float32 scalar: mean over a sample's labels, then weighted mean over samples; 0 if
         no sample counts. And
       metrics, weighted alike: `target_cosine`, `hardest_negative` (largest cosine with a class that
-      is no label of the sample) and `filtered` (share of the classes that the filter takes out).
+      is no label of the sample), `filtered` (share of the classes that the filter takes out), all
+      of the classes that take part; and with a sample `overflow`, the number of the batch's classes
+      that found no slot.
 
     Raises:
-      ValueError: sizes don't divide, or scale and margin would overflow float32.
+      ValueError: sizes don't divide, scale and margin would overflow float32, or the rate is out of
+        range or without a key.
     """
     exponent = scale * (1 + abs(margin))
     if not exponent <= _MAX_EXPONENT:
@@ -77,7 +94,19 @@ def cluster_discrimination(
     axes = tuple(mesh.axis_names)
     devices = math.prod(mesh.axis_sizes) if axes else 1
     _require_divisible("embeddings", len(embeddings_BD), devices, "devices")
-    _require_divisible("centres", len(centres_CD), devices * chunks, "devices x chunks")
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"sample_rate = {sample_rate} must lie in (0, 1]")
+    sampled = sample_rate < 1
+    if sampled and key is None:
+        raise ValueError(f"sample_rate = {sample_rate} needs the key of the draw")
+    blocks = num_blocks(len(centres_CD))
+    if sampled and blocks % devices:
+        raise ValueError(
+            f"{len(centres_CD)} centres are sampled in {blocks} blocks, which do not divide among "
+            f"{devices} devices: set sample_rate = 1"
+        )
+    if not sampled:
+        _require_divisible("centres", len(centres_CD), devices * chunks, "devices x chunks")
     if not 1 <= num_classes <= len(centres_CD):
         raise ValueError(
             f"num_classes = {num_classes} must lie in 1..{len(centres_CD)} (rows of centres)"
@@ -93,16 +122,19 @@ def cluster_discrimination(
         scale=scale,
         threshold=filter_threshold,
         chunks=chunks,
+        sample_rate=sample_rate,
+        block_rows=len(centres_CD) // blocks,
     )
     if axes:
         sharded, replicated = PartitionSpec(axes), PartitionSpec()
         compute = jax.shard_map(
             compute,
             # Labels and weights are small, and every device needs all of them.
-            in_specs=(sharded, sharded, replicated, replicated),
+            in_specs=(sharded, sharded, replicated, replicated, replicated),
             out_specs=replicated,
         )
-    return compute(embeddings_BD, centres_CD, labels_BM, weights_B.astype(jnp.float32))
+    weights_B = weights_B.astype(jnp.float32)
+    return compute(embeddings_BD, centres_CD, labels_BM, weights_B, key if sampled else None)
 
 
 def _loss(
@@ -110,6 +142,7 @@ def _loss(
     centres_CD: jax.Array,
     labels_BM: jax.Array,
     weights_B: jax.Array,
+    key: jax.Array | None,
     *,
     axes: tuple[str, ...],
     num_classes: int,
@@ -117,38 +150,41 @@ def _loss(
     scale: float,
     threshold: float,
     chunks: int,
+    sample_rate: float,
+    block_rows: int,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss on one device: its own samples and centres, everybody's labels and weights."""
     valid_BM = (labels_BM >= 0) & (labels_BM < num_classes)
     labels_BM = jnp.where(valid_BM, labels_BM, -1)
     dtype = embeddings_bD.dtype
-    embeddings_BD = _normalise(embeddings_bD).astype(dtype)
+    embeddings_BD = _normalise(embeddings_bD)
     first_class = 0
     if axes:
-        # Its transpose is a reduce-scatter: each device gets the gradient of its own samples.
+        # Its transpose is a reduce-scatter: each device gets the gradient of its own samples. Cast
+        # after it, so that this sum over the devices is one of float32.
         embeddings_BD = jax.lax.all_gather(embeddings_BD, axes, tiled=True)
         first_class = jax.lax.axis_index(axes) * len(centres_CD)
+    embeddings_BD = embeddings_BD.astype(dtype)
 
-    def chunk(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    def cosines(subscripts: str, centres: jax.Array) -> jax.Array:
+        unit = _normalise(centres).astype(dtype)
+        product = jnp.einsum(subscripts, embeddings_BD, unit, preferred_element_type=jnp.float32)
+        return jnp.clip(product, -1.0, 1.0)
+
+    def chunk(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
         """Cosines of all samples with one piece of the centres, reduced over its classes."""
-        centres_cD, start = piece
-        size = len(centres_cD)
-        cosine_Bc = jnp.einsum(
-            "BD,cD->Bc",
-            embeddings_BD,
-            _normalise(centres_cD).astype(dtype),
-            preferred_element_type=jnp.float32,
-        )
-        cosine_Bc = jnp.clip(cosine_Bc, -1.0, 1.0)
-        column_BM = labels_BM - start
-        here_BM = (labels_BM >= 0) & (column_BM >= 0) & (column_BM < size)
-        picked_BM = jnp.take_along_axis(cosine_Bc, jnp.clip(column_BM, 0, size - 1), axis=1)
-        target_BM = jnp.where(here_BM, picked_BM, 0.0)
+        centres_cD, classes_c = piece
+        cosine_Bc = cosines("BD,cD->Bc", centres_cD)
+        target_BM = None
+        if key is None:  # the classes of a piece follow each other
+            column_BM = labels_BM - classes_c[0]
+            here_BM = (labels_BM >= 0) & (column_BM >= 0) & (column_BM < len(classes_c))
+            column_BM = jnp.clip(column_BM, 0, len(classes_c) - 1)
+            picked_BM = jnp.take_along_axis(cosine_Bc, column_BM, axis=1)
+            target_BM = jnp.where(here_BM, picked_BM, 0.0)
 
-        classes_c = start + jnp.arange(size)
         # The sample's own labels are left out here and added per column below. Subtracting a target
-        # from a sum over all
-        # classes would cancel: exp(64 * 0.7) drowns everything else.
+        # from a sum over all classes would cancel: exp(64 * 0.7) drowns everything else.
         other_Bc = jnp.broadcast_to(classes_c < num_classes, cosine_Bc.shape)
         for m in range(labels_BM.shape[1]):
             other_Bc &= labels_BM[:, m, None] != classes_c
@@ -160,18 +196,44 @@ def _loss(
         filtered_B = jnp.sum(other_Bc & (fixed_Bc > threshold), axis=1, dtype=jnp.float32)
         return target_BM, sum_B, hardest_B, filtered_B
 
-    pieces_nCD = centres_CD.reshape(chunks, -1, centres_CD.shape[1])
-    starts_n = first_class + jnp.arange(chunks) * pieces_nCD.shape[1]
+    if key is None:
+        classes_N, centres_ND = first_class + jnp.arange(len(centres_CD)), centres_CD
+        overflow = jnp.zeros((), jnp.int32)
+    else:
+        classes_N, overflow = draw_classes(
+            key,
+            # An unreadable record must not change what the others are compared with.
+            jnp.where(weights_B[:, None] > 0, labels_BM, -1),
+            sample_rate=sample_rate,
+            num_classes=num_classes,
+            block_rows=block_rows,
+            rows=len(centres_CD),
+            first_row=first_class,
+        )
+        classes_N = jnp.pad(classes_N, (0, -len(classes_N) % chunks), constant_values=_NO_CLASS)
+        # Targets have rows of their own, so none can be missing, however many share a block. Rows
+        # and targets are gathered at once: the gradient is then one array as large as the centres.
+        centres_KD = _rows(
+            centres_CD, jnp.concatenate([classes_N, labels_BM.ravel()]) - first_class
+        )
+        centres_ND = centres_KD[: len(classes_N)]
+        target_BM = cosines(
+            "BD,BMD->BM", centres_KD[len(classes_N) :].reshape(*labels_BM.shape, -1)
+        )
+    pieces = centres_ND.reshape(chunks, -1, centres_ND.shape[1]), classes_N.reshape(chunks, -1)
     if chunks > 1:
         chunk = jax.checkpoint(chunk, prevent_cse=False)
-    target_nBM, sum_nB, hardest_nB, filtered_nB = jax.lax.map(chunk, (pieces_nCD, starts_n))
-    reduced = target_nBM.sum(0), sum_nB.sum(0), filtered_nB.sum(0)
+    target_nBM, sum_nB, hardest_nB, filtered_nB = jax.lax.map(chunk, pieces)
+    if key is None:
+        target_BM = target_nBM.sum(0)
+    count = jnp.sum(classes_N < num_classes, dtype=jnp.int32)
+    reduced = target_BM, sum_nB.sum(0), filtered_nB.sum(0), count, overflow
     hardest_B = hardest_nB.max(0)
     if axes:
         # Each target is owned by one device, the others add 0.
         reduced = jax.lax.psum(reduced, axes)
         hardest_B = jax.lax.pmax(hardest_B, axes)
-    target_BM, sum_B, filtered_B = reduced
+    target_BM, sum_B, filtered_B, count, overflow = reduced
 
     rest_BM = sum_B[:, None] + _other_labels(labels_BM, target_BM, scale, threshold)
     # -log(e^z / (e^z + rest)) = log(1 + e^(log rest - z)), which neither overflows nor cancels.
@@ -191,16 +253,25 @@ def _loss(
     metrics = {
         "target_cosine": mean_BM(target_BM),
         "hardest_negative": mean_B(hardest_B),
-        "filtered": mean_B(filtered_B) / num_classes,
+        "filtered": mean_B(filtered_B) / count,
     }
+    if key is not None:
+        metrics["overflow"] = overflow.astype(jnp.float32)
     return mean_BM(entropy_BM), jax.lax.stop_gradient(metrics)
 
 
-def _normalise(x_ND: jax.Array) -> jax.Array:
-    """Rows of length 1, in float32; a zero row stays zero, with a finite gradient."""
-    x_ND = x_ND.astype(jnp.float32)
-    square_N1 = jnp.sum(x_ND * x_ND, axis=-1, keepdims=True)
-    return x_ND * jax.lax.rsqrt(jnp.maximum(square_N1, _EPS**2))
+def _rows(centres_CD: jax.Array, index_K: jax.Array) -> jax.Array:
+    """Rows of this device's centres; zeros, which get no gradient, for those of other devices."""
+    here_K = (index_K >= 0) & (index_K < len(centres_CD))
+    index_K = jnp.where(here_K, index_K, len(centres_CD))  # negative ones would count from the end
+    return centres_CD.at[index_K].get(mode="fill", fill_value=0)
+
+
+def _normalise(x: jax.Array) -> jax.Array:
+    """Rows (last axis) of length 1, in float32; a zero row stays zero, with a finite gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, _EPS**2))
 
 
 def _filtered(cosine: jax.Array, scale: float, threshold: float) -> jax.Array:

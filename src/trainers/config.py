@@ -56,9 +56,13 @@ class HeadConfig:
       margin, scale: CosFace's m and s (Wang et al. 2018, arXiv 1801.09414).
       filter_threshold: a non-target cosine above it becomes logit 0, without gradient.
       chunks: the class shard of a device is processed in this many pieces; more need less memory.
+      sample_rate: share of the classes that a step's softmax runs over: those of the batch and a
+        draw of the others; 1 takes all. Published: 0.1.
       lr_mult: factor on the learning rate.
       weight_decay: decoupled weight decay of the centres.
       clip_norm: gradients of this head are clipped to this global norm.
+      first_moment_dtype: float32, or bfloat16 to store Adam's first moment of the centres in half
+        the memory.
     """
 
     num_classes: int
@@ -66,9 +70,11 @@ class HeadConfig:
     scale: float = 64.0
     filter_threshold: float = 0.75
     chunks: int = 1
+    sample_rate: float = 1.0
     lr_mult: float = 1.0
     weight_decay: float = 0.05
     clip_norm: float = 5.0
+    first_moment_dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,7 +204,7 @@ class PretrainConfig:
             for field in ("batch_size", "budget", "labels_drawn"):
                 _require(getattr(source, field) >= 1, f"sources.{name}.{field}", source, field)
         for name, head in self.heads.items():
-            _require(head.num_classes >= 2, f"heads.{name}.num_classes", head, "num_classes")
+            _check_head(f"heads.{name}", head)
         _require(self.total_steps >= 0, "total_steps", self, "total_steps")
         _require(self.log_steps >= 1, "log_steps", self, "log_steps")
         _require(self.optim.lr > 0, "optim.lr", self.optim, "lr")
@@ -338,6 +344,18 @@ def _unknown(path: str, key: str, known: list[str]) -> ValueError:
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
     return ValueError(f"{path} is no field{hint}")
+
+
+def _check_head(path: str, head: HeadConfig) -> None:
+    ranges = {
+        "num_classes": head.num_classes >= 2,
+        "chunks": head.chunks >= 1,
+        "sample_rate": 0 < head.sample_rate <= 1,
+        "clip_norm": head.clip_norm > 0,
+        "first_moment_dtype": head.first_moment_dtype in ("float32", "bfloat16"),
+    }
+    for field, inside in ranges.items():
+        _require(inside, f"{path}.{field}", head, field)
 
 
 def _require(condition: bool, path: str, owner: Any, field: str) -> None:

@@ -82,7 +82,9 @@ def make_optimizer(
         groups["matrices"] = _muon(config, make_schedule(config, total_steps, peak=config.muon_lr))
     for name, head in heads.items():
         schedule = make_schedule(config, total_steps, head.lr_mult)
-        groups[f"heads/{name}"] = _adamw(config, schedule, head.clip_norm, head.weight_decay)
+        groups[f"heads/{name}"] = _adamw(
+            config, schedule, head.clip_norm, head.weight_decay, head.first_moment_dtype
+        )
     return optax.partition(groups, functools.partial(group_labels, muon=config.name == "muon"))
 
 
@@ -111,11 +113,15 @@ def decay_mask(params: Any) -> Any:
 
 
 def _adamw(
-    config: OptimConfig, schedule: optax.Schedule, clip_norm: float, weight_decay: float
+    config: OptimConfig,
+    schedule: optax.Schedule,
+    clip_norm: float,
+    weight_decay: float,
+    first_moment_dtype: str = "float32",
 ) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=first_moment_dtype),
         optax.add_decayed_weights(weight_decay, decay_mask),
         optax.scale_by_learning_rate(schedule),
     )

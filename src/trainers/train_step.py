@@ -77,15 +77,18 @@ def make_train_step(
     vit = ViT(config.model)
     optimizer = make_optimizer(config.optim, config.heads, config.total_steps)
 
-    def loss_fn(params: Any, batches: Batches) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss_fn(
+        params: Any, batches: Batches, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         total, metrics = jnp.zeros(()), {}
-        for name, source in config.sources.items():
+        key_step = jax.random.fold_in(jax.random.key(config.seed), step)
+        for i, (name, source) in enumerate(sorted(config.sources.items())):
             batch, head = batches[name], config.heads[source.head]
             out = vit.apply(
                 {"params": params["encoder"]}, batch["patches"], batch["positions"], batch["length"]
             )
             loss, details = cluster_discrimination(
-                out["pooled"].astype(jnp.float32),
+                out["pooled"],  # in the encoder's compute dtype, as the cosines' products then are
                 params["heads"][source.head]["centres"],
                 batch["labels"],
                 num_classes=head.num_classes,
@@ -94,6 +97,8 @@ def make_train_step(
                 scale=head.scale,
                 filter_threshold=head.filter_threshold,
                 chunks=head.chunks,
+                sample_rate=head.sample_rate,
+                key=jax.random.fold_in(key_step, i),
             )
             total += source.loss_weight * loss
             metrics[f"{name}/loss"] = loss
@@ -102,7 +107,7 @@ def make_train_step(
 
     def train_step(state: State, batches: Batches) -> tuple[State, dict[str, jax.Array]]:
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, metrics), grads = grad_fn(state["params"], batches)
+        (loss, metrics), grads = grad_fn(state["params"], batches, state["step"])
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
 
