@@ -96,7 +96,9 @@ def measure(args, classes, rate, chunks):
         loss = jax.jit(head_gradients(config)).lower(params, embeddings, batch, key).compile()
         loss_ms, (grads, _) = timed(lambda *_: loss(params, embeddings, batch, key), (), args)
 
-        optimizer = make_optimizer(config.optim, config.heads, config.total_steps)
+        optimizer = make_optimizer(
+            config.optim, config.heads, config.total_steps, config.model.depth
+        )
         place = meshes.shard_tree(jax.eval_shape(optimizer.init, params), mesh, config.mesh)
         moments = jax.jit(optimizer.init, out_shardings=place)(params)
 

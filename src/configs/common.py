@@ -1,18 +1,34 @@
-"""Arguments of a config file: what stands after the colon in `--config=FILE.py:name=value,flag`."""
+"""What config files share: their arguments, and the defaults of all that they leave out."""
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
+
+from codecvit.models.vit import ViTConfig
+from codecvit.trainers.config import (
+    HeadConfig,
+    PhaseConfig,
+    PretrainConfig,
+    ProbeConfig,
+    SourceConfig,
+)
+
+VARIANT_FIELDS = ("width", "depth", "num_heads", "mlp_dim", "patch")
+"""Fields of ViTConfig that a variant such as "B/16" sets."""
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """Parses `name=value,flag` against defaults, whose types the values take.
+    """Parses what stands after the colon in `--config=FILE.py:name=value,flag`.
 
     Args:
       arg: the string after the colon; None or "" gives the defaults.
-      **defaults: every known name with its default; a bool may be given as a bare name.
+      **defaults: every known name with its default, whose type the value takes; a bool may be given
+        as a bare name.
 
     Raises:
       ValueError: an unknown name, or a value that is not of its default's type.
@@ -37,3 +53,50 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
                 f"config argument {name}={text} must be of type {kind.__name__}"
             ) from error
     return values
+
+
+def add_defaults(config: ConfigDict) -> ConfigDict:
+    """Fills a config file's ConfigDict up with the defaults of everything that it leaves out.
+
+    Args:
+      config: what a `get_config` has set.
+
+    Returns:
+      The same object; ml_collections lets the command line change only fields that exist.
+    """
+    _add_fields(config, PretrainConfig)
+    for source in config.sources.values():
+        _add_fields(source, SourceConfig)
+        for phase in source.phases.values():
+            _add_fields(phase, PhaseConfig)
+    for group, kind in (("heads", HeadConfig), ("probes", ProbeConfig)):
+        for values in config[group].values():
+            _add_fields(values, kind)
+    for field in dataclasses.fields(ViTConfig):
+        # What the variant says is left open: a number given on the command line overrides it.
+        from_variant = field.name in VARIANT_FIELDS
+        default = config_dict.placeholder(int) if from_variant else field.default
+        _add(config.model, field.name, default)
+    return config
+
+
+def _add_fields(values: ConfigDict, kind: type) -> None:
+    """Adds the fields of a dataclass that have a default."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.default_factory is not dataclasses.MISSING:
+            _add(values, field.name, field.default_factory())
+        elif dataclasses.is_dataclass(field.default):
+            _add(values, field.name, dataclasses.asdict(field.default))
+        elif isinstance(hints[field.name], types.UnionType):  # X | None, of type X once it is set
+            _add(values, field.name, config_dict.placeholder(typing.get_args(hints[field.name])[0]))
+        elif field.default is not dataclasses.MISSING:
+            _add(values, field.name, field.default)
+
+
+def _add(owner: ConfigDict, name: str, value: Any) -> None:
+    if name not in owner:
+        owner[name] = ConfigDict(value) if isinstance(value, dict) else value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _add(owner[name], key, item)

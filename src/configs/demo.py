@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import parse_arg
-from codecvit.trainers.config import add_defaults
+from codecvit.configs.common import add_defaults, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

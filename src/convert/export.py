@@ -214,11 +214,14 @@ def main(argv: list[str]) -> int:
         help="side in pixels that the image processor makes (default 224)",
     )
     parser.add_argument(
+        "--ema", action="store_true", help="the moving average of the parameters (config.ema)"
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace DIR even when it is no export"
     )
     options = parser.parse_args(argv)
     try:
-        checkpoint = read_checkpoint(options.checkpoint)
+        checkpoint = read_checkpoint(options.checkpoint, ema=options.ema)
         out = export(
             checkpoint.params,
             checkpoint.config,

@@ -27,13 +27,14 @@ class Checkpoint(NamedTuple):
     training: dict[str, Any] | None
 
 
-def load(path: str | Path) -> Encoder:
+def load(path: str | Path, *, ema: bool = False) -> Encoder:
     """Opens a trained encoder.
 
     Args:
       path: a work directory of training (its newest checkpoint), one checkpoint
         WORKDIR/checkpoints/STEP, or a Hugging Face folder of this project or of the published
         onevision-encoder.
+      ema: of a checkpoint, the moving average of the parameters (config.ema) instead of them.
 
     Returns:
       The encoder, a function from patch sequences to tokens and pooled embedding.
@@ -41,15 +42,15 @@ def load(path: str | Path) -> Encoder:
     Raises:
       ValueError: `path` is none of these, or its weights don't fit its configuration.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, ema=ema)
     return Encoder(checkpoint.config, checkpoint.params)
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
     """The parameters behind `load`, without building an encoder.
 
     Args:
-      path: as for `load`.
+      path, ema: as for `load`.
 
     Returns:
       float32 numpy parameters and the sizes of the encoder; the run's resolved configuration, None
@@ -63,6 +64,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} is no folder: {_WANTED}")
     settings = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
     if "model_type" in settings:
+        if ema:
+            raise ValueError(f"{path} is an exported folder: it holds no moving average")
         config = config_from_hf(settings, path)
         return Checkpoint(_read_weights(path, config), config, None)
     if (path / "checkpoints").is_dir() or (path / "encoder").is_dir():
@@ -70,7 +73,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         from ..trainers.checkpoints import restore_params
         from ..trainers.config import model_config
 
-        params, metadata = restore_params(path)
+        params, metadata = restore_params(path, ema=ema)
         config = model_config(metadata["config"]["model"])
         # How the run spread its work was a matter of its machine, not of the encoder.
         config = dataclasses.replace(config, remat="none", attention_impl="auto")

@@ -1,23 +1,33 @@
 """Checkpoints: Orbax v1, used nowhere else.
 
-A checkpoint `checkpoints/STEP` holds two trees, `encoder` (what `codecvit.load` and the export
-read) and `train` (heads, optimiser, counters), and JSON metadata: the resolved configuration, the
-position of every data source, the version of this package. Saving is asynchronous and atomic; a
-failed save stops the run at the next one.
+A checkpoint `checkpoints/STEP` holds the trees `encoder` (what `codecvit.load` and the export
+read), `ema` (its moving average, if there is one) and `train` (heads, optimiser, counters), and
+JSON metadata: the resolved configuration, the position of every data source, the version of this
+package. Saving is asynchronous and atomic; a failed save stops the run at the next one.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from .mesh import path_name
+from .run_config import CheckpointConfig, InitConfig
 
 FOLDER = "checkpoints"
+TORN_FOLDER = "torn"
+
+_LOG = logging.getLogger(__name__)
+
+
+class TornCheckpoint(ValueError):
+    """A checkpoint that lacks a part of what it was written with, or whose bytes are damaged."""
 
 
 class Checkpoints:
@@ -25,20 +35,25 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder; checkpoints lie in `workdir/checkpoints/STEP`.
-      keep: the newest so many are kept.
+      config: which are kept.
     """
 
-    def __init__(self, workdir: str | Path, keep: int) -> None:
+    def __init__(self, workdir: str | Path, config: CheckpointConfig) -> None:
+        policies = ocp.training.preservation_policies
+        kept: list[Any] = [policies.LatestN(config.keep)]
+        if config.keep_every_steps:
+            kept.append(policies.EveryNSteps(config.keep_every_steps))
+        self._workdir = Path(workdir).absolute()
         self._checkpointer = ocp.training.Checkpointer(
-            Path(workdir).absolute() / FOLDER,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            self._workdir / FOLDER,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
         self._pending: Any = None
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest whole checkpoint, None where there is none."""
+        """Step of the newest finished checkpoint, None where there is none."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
@@ -56,30 +71,49 @@ class Checkpoints:
         self.wait()
         if self.latest_step == step:
             return
+        trees = _split(state)
+        # So that a torn checkpoint can be told from one of another configuration.
+        arrays = {name: len(jax.tree.leaves(tree)) for name, tree in trees.items()}
         self._pending = self._checkpointer.save_checkpointables_async(
-            step, _split(state), force=True, custom_metadata=metadata
+            step, trees, force=True, custom_metadata={**metadata, "arrays": arrays}
         )
 
-    def restore(self, abstract_state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The newest checkpoint, laid out as the abstract state says, whatever mesh wrote it.
+    def restore(
+        self, abstract_state: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The newest whole checkpoint, laid out as the abstract state says, whatever mesh wrote it.
+
+        A torn checkpoint is passed over for the one before it and moved to WORKDIR/torn/STEP.
 
         Args:
           abstract_state: the training state as ShapeDtypeStructs with the shardings of the current
             mesh.
 
         Returns:
-          The state and the metadata that was saved with it.
+          The state and the metadata that was saved with it; (None, {}) where there is no
+          checkpoint.
 
         Raises:
-          ValueError: the checkpoint does not hold this state; the message names what differs.
+          ValueError: the checkpoint does not hold this state, and the message names what differs;
+            or there are checkpoints, and all of them are torn.
         """
-        step = self.latest_step
-        folder = Path(self._checkpointer.directory) / str(step)
-        abstract = _split(abstract_state)
-        saved = ocp.checkpointables_metadata(folder)
-        _require_same(abstract, saved.metadata, folder)
-        loaded = self._checkpointer.load_checkpointables(step, abstract)
-        return _join(loaded, abstract_state), dict(saved.custom_metadata)
+        torn = []
+        while (step := self.latest_step) is not None:
+            folder = self._workdir / FOLDER / str(step)
+            found, problem = None, ""
+            try:
+                found = self._load(step, folder, abstract_state)
+            except TornCheckpoint as error:
+                problem = str(error)
+            # Each process reads its own part: what is torn for one is torn for all.
+            if not _any_process(bool(problem)):
+                assert found is not None
+                return found
+            _LOG.warning("%s is passed over: %s", folder, problem or "torn for another process")
+            torn.append(self._move_aside(step, folder))
+        if torn:
+            raise ValueError(f"no whole checkpoint is left; the torn ones are {', '.join(torn)}")
+        return None, {}
 
     def wait(self) -> None:
         """Blocks until the checkpoint under way is on disk; raises what went wrong with it."""
@@ -90,6 +124,28 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._checkpointer.close()
+
+    def _load(
+        self, step: int, folder: Path, abstract_state: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        abstract = _split(abstract_state)
+        saved = _read_metadata(folder)
+        _require_same(abstract, saved.metadata, folder)
+        try:
+            loaded = self._checkpointer.load_checkpointables(step, abstract)
+        except (KeyError, ValueError, OSError) as error:
+            raise TornCheckpoint(f"{folder} cannot be read: {_first_line(error)}") from error
+        return _join(loaded, abstract_state), dict(saved.custom_metadata)
+
+    def _move_aside(self, step: int, folder: Path) -> str:
+        aside = self._workdir / TORN_FOLDER / str(step)
+        if jax.process_index() == 0:
+            aside.parent.mkdir(exist_ok=True)
+            folder.rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"moved torn checkpoint {step}")
+        self._checkpointer.reload()
+        return str(aside)
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -111,24 +167,101 @@ def find_checkpoint(path: str | Path) -> Path:
     return max(steps, key=lambda p: int(p.name))
 
 
-def restore_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def restore_params(path: str | Path, *, ema: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """The encoder of a checkpoint, without heads and optimiser.
 
     Args:
       path: a work directory or one checkpoint of it.
+      ema: the moving average of the parameters instead of them.
 
     Returns:
       The parameter tree as numpy arrays, and the checkpoint's metadata (`metadata["config"]` is the
       resolved configuration).
+
+    Raises:
+      ValueError: there is no checkpoint, it is torn, or it has no moving average.
     """
     folder = find_checkpoint(path)
+    saved = _read_metadata(folder)
+    tree = _encoder_tree(folder, saved.metadata, ema)
+    abstract = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), saved.metadata[tree])
+    return ocp.load_checkpointables(folder, {tree: abstract})[tree], dict(saved.custom_metadata)
+
+
+def initialise(config: InitConfig, state: dict[str, Any]) -> dict[str, Any]:
+    """A fresh training state with the encoder, and the heads that are asked for, of a checkpoint.
+
+    Args:
+      config: the checkpoint and what to take of it.
+      state: the fresh state; what is taken lies on the devices as its counterpart does.
+
+    Returns:
+      The state with those parameters; its moving average starts at them.
+
+    Raises:
+      ValueError: an array is missing, left over or of another shape; the message names it.
+    """
+    folder = find_checkpoint(config.checkpoint)
+    saved = _read_metadata(folder)
+    tree = _encoder_tree(folder, saved.metadata, config.ema)
+    wanted = {tree: jax.tree.map(_abstract, state["params"]["encoder"])}
+    centres = {f"params/heads/{name}/centres": name for name in config.heads}
+    heads = {key: _abstract(state["params"]["heads"][n]["centres"]) for key, n in centres.items()}
+    have = {tree: saved.metadata[tree]}
+    if heads:
+        wanted["train"] = heads
+        have["train"] = {key: leaf for key, leaf in saved.metadata["train"].items() if key in heads}
+    _require_same(wanted, have, folder)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = ocp.load_checkpointables(folder, wanted)
+    params = {
+        "encoder": loaded[tree],
+        "heads": state["params"]["heads"]
+        | {name: {"centres": loaded["train"][key]} for key, name in centres.items()},
+    }
+    made = {**state, "params": params}
+    if "ema" in state:
+        made["ema"] = jax.tree.map(lambda leaf: leaf.copy(), loaded[tree])
+    return made
+
+
+def _encoder_tree(folder: Path, trees: dict[str, Any], ema: bool) -> str:
+    if ema and "ema" not in trees:
+        raise ValueError(
+            f"{folder} holds no moving average: its run had config.ema.enabled = False"
+        )
+    return "ema" if ema else "encoder"
+
+
+def _read_metadata(folder: Path) -> Any:
+    """What a checkpoint says that it holds, as far as that agrees with what it was written with."""
     saved = ocp.checkpointables_metadata(folder)
-    abstract = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, leaf.dtype), saved.metadata["encoder"]
-    )
-    return ocp.load_checkpointables(folder, {"encoder": abstract})["encoder"], dict(
-        saved.custom_metadata
-    )
+    written = (saved.custom_metadata or {}).get("arrays")
+    if written is None:
+        raise TornCheckpoint(f"{folder} lacks its metadata")
+    for name, count in written.items():
+        there = len(jax.tree.leaves(saved.metadata.get(name)))
+        if there != count:
+            raise TornCheckpoint(
+                f"{folder / name} was written with {count} arrays, {there} are left"
+            )
+    return saved
+
+
+def _any_process(flag: bool) -> bool:
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().strip("\"'").split("\n")[0][:300]
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _split(state: dict[str, Any]) -> dict[str, Any]:
@@ -136,18 +269,28 @@ def _split(state: dict[str, Any]) -> dict[str, Any]:
 
     Everything but the encoder goes by path name, so that no optax class is part of the format.
     """
-    rest = {**state, "params": {"heads": state["params"]["heads"]}}
-    leaves = jax.tree_util.tree_flatten_with_path(rest)[0]
-    return {
-        "encoder": state["params"]["encoder"],
-        "train": {path_name(path): leaf for path, leaf in leaves},
-    }
+    trees = {"encoder": state["params"]["encoder"]}
+    if "ema" in state:
+        trees["ema"] = state["ema"]
+    leaves = jax.tree_util.tree_flatten_with_path(_rest(state))[0]
+    return {**trees, "train": {path_name(path): leaf for path, leaf in leaves}}
 
 
 def _join(loaded: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    rest = {**like, "params": {"heads": like["params"]["heads"]}}
-    rest = jax.tree_util.tree_map_with_path(lambda path, _: loaded["train"][path_name(path)], rest)
-    return {**rest, "params": {"encoder": loaded["encoder"], "heads": rest["params"]["heads"]}}
+    rest = jax.tree_util.tree_map_with_path(
+        lambda path, _: loaded["train"][path_name(path)], _rest(like)
+    )
+    state = {
+        **rest,
+        "params": {"encoder": loaded["encoder"], "heads": rest["params"]["heads"]},
+    }
+    return {**state, "ema": loaded["ema"]} if "ema" in like else state
+
+
+def _rest(state: dict[str, Any]) -> dict[str, Any]:
+    """Everything of a state but the encoder and its average."""
+    kept = {key: value for key, value in state.items() if key != "ema"}
+    return {**kept, "params": {"heads": state["params"]["heads"]}}
 
 
 def _require_same(wanted: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:

@@ -7,19 +7,38 @@ into the dataclasses below and refuses unknown fields. Library code never sees a
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict, config_dict
 
 from ..models.vit import ViTConfig
+from .parse_config import build, require, unknown_field
+from .run_config import (
+    CheckpointConfig,
+    EmaConfig,
+    InitConfig,
+    MeshConfig,
+    OptimConfig,
+    ProfileConfig,
+)
 
-VARIANT_FIELDS = ("width", "depth", "num_heads", "mlp_dim", "patch")
-"""Fields of ViTConfig that a variant such as "B/16" sets."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """From some step on, a source reads other data: another resolution, frame count or set.
+
+    Attributes:
+      from_step: the first step of the phase.
+      start_index: the phase's own data begin at this example of their stream.
+      records, budget, batch_size: take the place of the source's; None leaves it as it was.
+    """
+
+    from_step: int
+    start_index: int = 0
+    records: str | None = None
+    budget: int | None = None
+    batch_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,13 +47,14 @@ class SourceConfig:
 
     Attributes:
       records: folder of the record set.
-      batch_size: samples of this source in one step, over all devices.
+      batch_size: samples of this source in one optimiser step, over all devices.
       budget: tokens per row; sequences are padded up to it.
       labels: name of a file labels/NAME.npy of the record set.
       labels_drawn: labels drawn per sample and step of the n that the file holds.
       head: name of the head, a key of `heads`.
       loss_weight: weight of this source's loss in the sum.
       loader_workers: worker processes that decode records; 0 decodes in the training process.
+      phases: later buckets by name; each replaces the one before it at its `from_step`.
     """
 
     records: str
@@ -45,6 +65,7 @@ class SourceConfig:
     head: str = "main"
     loss_weight: float = 1.0
     loader_workers: int = 0
+    phases: Mapping[str, PhaseConfig] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,71 +99,6 @@ class HeadConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW or Muon with a warm-up and a named schedule.
-
-    Attributes:
-      name: "adamw", or "muon": the matrices of the blocks take orthogonalised momentum steps
-        (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), all else AdamW.
-      lr: peak learning rate.
-      muon_lr: peak learning rate of the matrices, in units of their spectral norm.
-      schedule: linear, cosine, poly2, rsqrt or constant (see `optim.SCHEDULES`).
-      warmup_steps: steps of linear warm-up; step 0 already trains at lr/warmup_steps.
-      weight_decay: decoupled decay of the encoder's kernels; norms, biases and the probe are exempt
-        by name.
-      b1, b2, eps: Adam's constants.
-      clip_norm: encoder gradients are clipped to this global norm.
-    """
-
-    name: str = "adamw"
-    lr: float = 1e-3
-    muon_lr: float = 0.02
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    weight_decay: float = 0.05
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip_norm: float = 5.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """Sizes of the device mesh's axes and the rules that shard parameters over them.
-
-    Attributes:
-      data, fsdp, tensor: axis sizes; one of them may be -1 and takes the devices that are left.
-      rules: (regex, spec) pairs, first match wins: the regex is searched in a parameter's path, the
-        spec names a mesh axis, several ("data,fsdp"), or "" per array dimension.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    rules: tuple[tuple[str, tuple[str, ...]], ...] = (
-        (r"heads/.*centres", ("data,fsdp,tensor", "")),
-        (r"blocks/(attn/qkv|mlp/fc1)/kernel", ("", "fsdp", "tensor")),
-        (r"blocks/(attn/out|mlp/fc2)/kernel", ("", "tensor", "fsdp")),
-        (r"blocks/(attn/qkv|mlp/fc1)/bias", ("", "tensor")),
-        (r"patch_embed/kernel", ("fsdp", "tensor")),
-        (r"head/.*kernel", ("fsdp", "tensor")),
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When checkpoints are written and which are kept.
-
-    Attributes:
-      every_steps: a checkpoint each so many steps; the last step always writes one.
-      keep: the newest so many are kept.
-    """
-
-    every_steps: int = 1000
-    keep: int = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """k-NN and linear probe of the pooled embedding, run inside training.
 
@@ -169,51 +125,60 @@ class PretrainConfig:
       sources: named record sets; every step takes one batch of each.
       heads: named sets of class centres.
       total_steps: optimiser steps of the whole run.
-      optim, mesh, checkpoint, probes: see their classes.
+      grad_accum_steps: each batch is cut into this many pieces, whose gradients are averaged in
+        float32 before the one optimiser step; memory is that of one piece.
+      optim, mesh, checkpoint, probes, ema, init, profile: see their classes.
       seed: initialisation, order of the data and every draw.
       log_steps: metrics are fetched from the devices and written each so many steps.
       max_nan_steps: the run stops after so many non-finite steps in a row; each leaves the state as
         it was.
       max_bad_records: the run stops once more records than this were unreadable.
+      spike_deviations: a loss more than so many standard deviations above its running mean counts
+        as a spike.
       peak_tflops: peak of one device in TFLOP/s for the MFU; 0 looks the device kind up.
+      deterministic: have a GPU use deterministic kernels only: the same seed gives the same bits,
+        more slowly. A CPU and a TPU always do.
+      wandb_project: also log to this project of Weights & Biases (extra `wandb`); "" doesn't.
     """
 
     model: ViTConfig
     sources: Mapping[str, SourceConfig]
     heads: Mapping[str, HeadConfig]
     total_steps: int
+    grad_accum_steps: int = 1
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     probes: Mapping[str, ProbeConfig] = dataclasses.field(default_factory=dict)
+    ema: EmaConfig = EmaConfig()
+    init: InitConfig = InitConfig()
+    profile: ProfileConfig = ProfileConfig()
     seed: int = 0
     log_steps: int = 50
     max_nan_steps: int = 10
     max_bad_records: int = 100
+    spike_deviations: float = 6.0
     peak_tflops: float = 0.0
+    deterministic: bool = False
+    wandb_project: str = ""
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("config.sources is empty: name at least one record set")
+        require(self.grad_accum_steps >= 1, "config.grad_accum_steps", self.grad_accum_steps)
         for name, source in self.sources.items():
-            if source.head not in self.heads:
+            self._check_source(f"config.sources.{name}", source)
+        for name, head in self.heads.items():
+            _check_head(f"config.heads.{name}", head)
+        require(self.total_steps >= 0, "config.total_steps", self.total_steps)
+        require(self.log_steps >= 1, "config.log_steps", self.log_steps)
+        require(self.spike_deviations > 0, "config.spike_deviations", self.spike_deviations)
+        for name in self.init.heads:
+            if name not in self.heads:
                 raise ValueError(
-                    f"config.sources.{name}.head = {source.head!r} is not in config.heads: "
+                    f"config.init.heads names {name!r}, which is not in config.heads: "
                     f"{sorted(self.heads)}"
                 )
-            for field in ("batch_size", "budget", "labels_drawn"):
-                _require(getattr(source, field) >= 1, f"sources.{name}.{field}", source, field)
-        for name, head in self.heads.items():
-            _check_head(f"heads.{name}", head)
-        _require(self.total_steps >= 0, "total_steps", self, "total_steps")
-        _require(self.log_steps >= 1, "log_steps", self, "log_steps")
-        _require(self.optim.lr > 0, "optim.lr", self.optim, "lr")
-        _require(
-            self.checkpoint.every_steps >= 1,
-            "checkpoint.every_steps",
-            self.checkpoint,
-            "every_steps",
-        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PretrainConfig:
@@ -230,56 +195,57 @@ class PretrainConfig:
         model = values.pop("model", None)
         if model is None:
             raise ValueError("config.model is missing: give at least model.variant, e.g. 'B/14'")
-        return _build(cls, {**values, "model": model_config(model)}, "config")
+        return build(cls, {**values, "model": model_config(model)}, "config")
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration as JSON types; `from_dict` takes it back."""
         return dataclasses.asdict(self)
 
-
-def add_defaults(config: ConfigDict) -> ConfigDict:
-    """Gives a config file's ConfigDict every field that it may have, so that any can be overridden.
-
-    Args:
-      config: what a `get_config` has set.
-
-    Returns:
-      The same object; ml_collections lets the command line change only fields that exist.
-    """
-    for name, value in _defaults(PretrainConfig).items():
-        _add(config, name, value)
-    for group, kind in (("sources", SourceConfig), ("heads", HeadConfig), ("probes", ProbeConfig)):
-        for values in config[group].values():
-            for name, value in _defaults(kind).items():
-                _add(values, name, value)
-    for field in dataclasses.fields(ViTConfig):
-        # What the variant says is left open: a number given on the command line overrides it.
-        from_variant = field.name in VARIANT_FIELDS
-        default = config_dict.placeholder(int) if from_variant else field.default
-        _add(config.model, field.name, default)
-    return config
-
-
-def _defaults(kind: type) -> dict[str, Any]:
-    """Fields of a dataclass that have a default, as plain types."""
-    made = {}
-    for field in dataclasses.fields(kind):
-        if field.default_factory is not dataclasses.MISSING:
-            made[field.name] = field.default_factory()
-        elif field.default is not dataclasses.MISSING:
-            value = field.default
-            made[field.name] = (
-                dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    def _check_source(self, path: str, source: SourceConfig) -> None:
+        if source.head not in self.heads:
+            raise ValueError(
+                f"{path}.head = {source.head!r} is not in config.heads: {sorted(self.heads)}"
             )
+        require(source.labels_drawn >= 1, f"{path}.labels_drawn", source.labels_drawn)
+        last_step = 0
+        for name, phase in source.phases.items():
+            require(
+                phase.from_step > last_step,
+                f"{path}.phases.{name}.from_step",
+                phase.from_step,
+                f"it must lie after step {last_step}, where the bucket before it begins",
+            )
+            require(phase.start_index >= 0, f"{path}.phases.{name}.start_index", phase.start_index)
+            last_step = phase.from_step
+        for name, bucket in buckets(source).items():
+            where = f"{path}.phases.{name}" if name else path
+            require(bucket.budget >= 1, f"{where}.budget", bucket.budget)
+            require(bucket.batch_size >= 1, f"{where}.batch_size", bucket.batch_size)
+            require(
+                bucket.batch_size % self.grad_accum_steps == 0,
+                f"{where}.batch_size",
+                bucket.batch_size,
+                f"it must be a multiple of grad_accum_steps = {self.grad_accum_steps}",
+            )
+
+
+def buckets(source: SourceConfig) -> dict[str, SourceConfig]:
+    """The source as each of its phases sees it, in order; the first, named "", is the source."""
+    made = {"": source}
+    for name, phase in source.phases.items():
+        changes = {
+            field: value
+            for field in ("records", "budget", "batch_size")
+            if (value := getattr(phase, field)) is not None
+        }
+        made[name] = dataclasses.replace(made[next(reversed(made))], **changes)
     return made
 
 
-def _add(owner: ConfigDict, name: str, value: Any) -> None:
-    if name not in owner:
-        owner[name] = ConfigDict(value) if isinstance(value, dict) else value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _add(owner[name], key, item)
+def current_phase(source: SourceConfig, step: int) -> str:
+    """Name of the phase that step `step` (1 for the first) belongs to."""
+    begun = [name for name, phase in source.phases.items() if phase.from_step <= step]
+    return begun[-1] if begun else ""
 
 
 def model_config(values: Mapping[str, Any] | ViTConfig) -> ViTConfig:
@@ -296,54 +262,8 @@ def model_config(values: Mapping[str, Any] | ViTConfig) -> ViTConfig:
     known = [field.name for field in dataclasses.fields(ViTConfig)]
     for key in values:
         if key not in known:
-            raise _unknown(f"config.model.{key}", key, ["variant", *known])
+            raise unknown_field(f"config.model.{key}", key, ["variant", *known])
     return ViTConfig(**values) if variant is None else ViTConfig.from_variant(variant, **values)
-
-
-def _build(kind: type, values: Any, path: str) -> Any:
-    """Recursively makes dataclass `kind` of a mapping, naming the dotted path of what is wrong."""
-    if isinstance(values, kind):
-        return values
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must be a mapping of fields, got {type(values).__name__}")
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in values:
-        if key not in fields:
-            raise _unknown(f"{path}.{key}", key, list(fields))
-    made = {key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()}
-    no_default = dataclasses.MISSING
-    for name, field in fields.items():
-        if name not in made and field.default is no_default and field.default_factory is no_default:
-            raise ValueError(f"{path}.{name} is missing")
-    return kind(**made)
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, path)
-    if origin is not None and issubclass(origin, Mapping):
-        return {key: _convert(args[1], item, f"{path}.{key}") for key, item in dict(value).items()}
-    if origin is tuple:
-        return tuple(_freeze(item) for item in value)
-    if isinstance(hint, types.UnionType):
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{path} = {value!r} must be of type {hint.__name__}")
-    return value
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _unknown(path: str, key: str, known: list[str]) -> ValueError:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-    return ValueError(f"{path} is no field{hint}")
 
 
 def _check_head(path: str, head: HeadConfig) -> None:
@@ -355,9 +275,4 @@ def _check_head(path: str, head: HeadConfig) -> None:
         "first_moment_dtype": head.first_moment_dtype in ("float32", "bfloat16"),
     }
     for field, inside in ranges.items():
-        _require(inside, f"{path}.{field}", head, field)
-
-
-def _require(condition: bool, path: str, owner: Any, field: str) -> None:
-    if not condition:
-        raise ValueError(f"config.{path} = {getattr(owner, field)!r} is out of range")
+        require(inside, f"{path}.{field}", getattr(head, field))

@@ -43,7 +43,7 @@ def train_flops_per_token(config: ViTConfig, length: int) -> float:
     return 3.0 * config.depth * (weights + 4 * length * width)
 
 
-def head_flops_per_sample(width: int, num_classes: int) -> float:
+def head_flops_per_sample(width: int, num_classes: float) -> float:
     """FLOPs of one sample against all class centres, forward and both gradients."""
     return 6.0 * width * num_classes
 

@@ -10,17 +10,23 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .config import MeshConfig
+from .run_config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
+HEARTBEAT_SECONDS = 60
 BATCH_SPEC = PartitionSpec(("data", "fsdp"))
 
 
 def start_processes() -> None:
     """Joins the other processes of a multi-host run; does nothing in a run of one process.
 
-    A coordinator address, Slurm with several tasks, or a TPU pod says that there are several; jax
-    finds the rest out itself. Must be called before any other use of jax.
+    A coordinator address, Slurm with several tasks, or a TPU pod says that there are several. On
+    Slurm and pods jax finds the rest out itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port of
+    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID tell. Must be called before any other use of
+    jax.
+
+    Raises:
+      ValueError: one of these variables is no number.
     """
     several = (
         "JAX_COORDINATOR_ADDRESS" in os.environ
@@ -28,7 +34,12 @@ def start_processes() -> None:
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     )
     if several:
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            num_processes=_number("JAX_NUM_PROCESSES"),
+            process_id=_number("JAX_PROCESS_ID"),
+            # A lost process is noticed within this time, and then the others end.
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
@@ -87,6 +98,15 @@ def shard_tree(tree: Any, mesh: Mesh, config: MeshConfig) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def abstract(shapes: Any, shardings: Any) -> Any:
+    """Shapes and where they lie, as one tree of ShapeDtypeStructs."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        shardings,
+    )
+
+
 def path_name(path: tuple[Any, ...]) -> str:
     """'params/encoder/blocks/attn/qkv/kernel' for a jax key path."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -98,6 +118,13 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {
         key: jax.make_array_from_process_local_data(sharding, rows) for key, rows in batch.items()
     }
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if text is not None and not text.isdecimal():
+        raise ValueError(f"{variable} = {text!r} in the environment must be a number")
+    return None if text is None else int(text)
 
 
 def _fit(spec: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, name: str) -> PartitionSpec:

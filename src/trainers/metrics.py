@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 JSONL = "metrics.jsonl"
+WANDB_ID = "wandb_id"
 # What a line on the terminal names; the files have everything.
 SHOWN = ("train/loss", "train/nan_steps", "perf/samples_per_second", "perf/mfu", "probe/")
 
@@ -25,14 +29,27 @@ class MetricWriter:
       start_step: step at which this process starts; lines of later steps, which an interrupted run
         had written after its last checkpoint, are dropped, so that every step stands once.
       active: False on every process but one.
+      wandb_project: also log there; "" doesn't.
+      config: the resolved configuration, for Weights & Biases.
     """
 
     def __init__(
-        self, workdir: str | Path, total_steps: int, start_step: int = 0, active: bool = True
+        self,
+        workdir: str | Path,
+        total_steps: int,
+        start_step: int = 0,
+        active: bool = True,
+        *,
+        wandb_project: str = "",
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self._active = active
+        self._total_steps = total_steps
+        self._wandb = None
         if not active:
             return
+        if wandb_project:
+            self._wandb = start_wandb(wandb_project, Path(workdir), config)
         self._path = Path(workdir) / JSONL
         self._truncate(start_step)
         self._file = self._path.open("a")
@@ -70,12 +87,20 @@ class MetricWriter:
         self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
         self._progress.update(self._task, completed=step)
         shown = {k: v for k, v in values.items() if k.startswith(SHOWN)}
-        self.note(f"step {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+        parts = [f"{k} {v:.4g}" for k, v in shown.items()]
+        if "perf/step_seconds" in values:
+            left = (self._total_steps - step) * values["perf/step_seconds"]
+            parts.append(f"eta {datetime.timedelta(seconds=round(left))}")
+        self.note(f"step {step}: " + "  ".join(parts))
 
     def close(self) -> None:
         if self._active:
+            if self._wandb is not None:
+                self._wandb.finish()
             self._progress.stop()
             self._tensorboard.close()
             self._file.close()
@@ -91,6 +116,32 @@ class MetricWriter:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(self._path)
+
+
+def start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) -> Any:
+    """The run of a work directory at Weights & Biases; started again, it is continued.
+
+    Raises:
+      ValueError: the package is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            f"config.wandb_project = {project!r} needs the package wandb: install codecvit[wandb], "
+            "or leave the field empty"
+        ) from error
+    id_file = workdir / WANDB_ID
+    if not id_file.exists():
+        id_file.write_text(uuid.uuid4().hex[:12])
+    return wandb.init(
+        project=project,
+        id=id_file.read_text(),
+        name=workdir.name,
+        dir=str(workdir),
+        config=dict(config or {}),
+        resume="allow",
+    )
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, float]]:

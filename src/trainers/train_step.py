@@ -1,6 +1,6 @@
 """The training state and one optimiser step; no data, no files, no mesh of its own.
 
-B samples, L tokens, M labels drawn, D width.
+B samples, L tokens, M labels drawn, D width, C rows of class centres.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import optax
 
 from ..losses.cluster_discrimination import cluster_discrimination
 from ..models.vit import ViT
+from .accumulate import mean_gradient
 from .config import HeadConfig, PretrainConfig
-from .optim import make_optimizer
+from .loss_spikes import init_spikes, update_spikes
+from .optim import frozen_mask, make_optimizer, make_schedules
 
 State = dict[str, Any]
 Batches = Mapping[str, Mapping[str, jax.Array]]
@@ -48,16 +50,20 @@ def init_state(config: PretrainConfig, key: jax.Array) -> State:
         for i, (name, head) in enumerate(sorted(config.heads.items()))
     }
     params = {"encoder": encoder, "heads": heads}
-    optimizer = make_optimizer(config.optim, config.heads, config.total_steps)
     zero = jnp.zeros((), jnp.int32)
-    return {
+    state = {
         "params": params,
-        "opt_state": optimizer.init(params),
+        "opt_state": _optimizer(config).init(params),
+        "hits": {name: jnp.zeros(len(head["centres"]), bool) for name, head in heads.items()},
+        "loss_spikes": init_spikes(),
         "step": zero,
         "nan_steps": zero,
         "nan_steps_in_row": zero,
         "bad_records": zero,
     }
+    if config.ema.enabled:
+        state["ema"] = encoder
+    return state
 
 
 def make_train_step(
@@ -75,41 +81,59 @@ def make_train_step(
       their weights. A step whose loss or gradient is not finite changes nothing but the counters.
     """
     vit = ViT(config.model)
-    optimizer = make_optimizer(config.optim, config.heads, config.total_steps)
+    optimizer = _optimizer(config)
+    schedules = make_schedules(config.optim, config.heads, config.total_steps)
+
+    def source_loss(
+        name: str, params: Any, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        source = config.sources[name]
+        head = config.heads[source.head]
+        out = vit.apply(
+            {"params": params["encoder"]}, batch["patches"], batch["positions"], batch["length"]
+        )
+        return cluster_discrimination(
+            out["pooled"],  # in the encoder's compute dtype, as the cosines' products then are
+            params["heads"][source.head]["centres"],
+            batch["labels"],
+            num_classes=head.num_classes,
+            weights_B=batch["weight"],
+            margin=head.margin,
+            scale=head.scale,
+            filter_threshold=head.filter_threshold,
+            chunks=head.chunks,
+            sample_rate=head.sample_rate,
+            key=key,
+        )
 
     def loss_fn(
-        params: Any, batches: Batches, step: jax.Array
+        params: Any, batches: Batches, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        # What is frozen needs no gradient, and the compiler drops the work for it.
+        frozen = frozen_mask(params, config.optim.freeze)
+        params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
         total, metrics = jnp.zeros(()), {}
-        key_step = jax.random.fold_in(jax.random.key(config.seed), step)
         for i, (name, source) in enumerate(sorted(config.sources.items())):
-            batch, head = batches[name], config.heads[source.head]
-            out = vit.apply(
-                {"params": params["encoder"]}, batch["patches"], batch["positions"], batch["length"]
-            )
-            loss, details = cluster_discrimination(
-                out["pooled"],  # in the encoder's compute dtype, as the cosines' products then are
-                params["heads"][source.head]["centres"],
-                batch["labels"],
-                num_classes=head.num_classes,
-                weights_B=batch["weight"],
-                margin=head.margin,
-                scale=head.scale,
-                filter_threshold=head.filter_threshold,
-                chunks=head.chunks,
-                sample_rate=head.sample_rate,
-                key=jax.random.fold_in(key_step, i),
-            )
-            total += source.loss_weight * loss
-            metrics[f"{name}/loss"] = loss
-            metrics.update({f"{name}/{key}": value for key, value in details.items()})
+            loss, details = source_loss(name, params, batches[name], jax.random.fold_in(key, i))
+            # A piece of a batch counts by its share of the readable records, so that the sum over
+            # the pieces is the loss of the whole batch.
+            share = batches[name].get("share", 1.0)
+            total += source.loss_weight * loss * share
+            metrics[f"{name}/loss"] = loss * share
+            metrics |= {f"{name}/{key}": value * share for key, value in details.items()}
         return total, metrics
 
     def train_step(state: State, batches: Batches) -> tuple[State, dict[str, jax.Array]]:
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, metrics), grads = grad_fn(state["params"], batches, state["step"])
+        key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        (loss, metrics), grads = mean_gradient(
+            loss_fn, state["params"], batches, key, config.grad_accum_steps
+        )
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
+        if config.ema.enabled:
+            new["ema"] = optax.incremental_update(
+                new["params"]["encoder"], state["ema"], 1 - config.ema.decay
+            )
 
         norms = {"encoder": optax.tree.norm(grads["encoder"])}
         norms |= {f"head_{name}": optax.tree.norm(g) for name, g in grads["heads"].items()}
@@ -119,8 +143,15 @@ def make_train_step(
 
         bad = (~finite).astype(jnp.int32)
         unread = sum(jnp.sum(batch["weight"] == 0, dtype=jnp.int32) for batch in batches.values())
+        hits = _update_hits(config, state["hits"], batches)
         metrics |= {"loss": loss} | {f"grad_norm/{name}": norm for name, norm in norms.items()}
+        updates_done = state["step"] - state["nan_steps"]
+        metrics |= {f"lr/{name}": schedule(updates_done) for name, schedule in schedules.items()}
+        for name, head in config.heads.items():
+            metrics[f"never_hit/{name}"] = 1.0 - hits[name].sum() / head.num_classes
         return kept | {
+            "hits": hits,
+            "loss_spikes": update_spikes(state["loss_spikes"], loss, config.spike_deviations),
             "step": state["step"] + 1,
             "nan_steps": state["nan_steps"] + bad,
             "nan_steps_in_row": (state["nan_steps_in_row"] + 1) * bad,
@@ -128,6 +159,25 @@ def make_train_step(
         }, metrics
 
     return train_step
+
+
+def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+    return make_optimizer(config.optim, config.heads, config.total_steps, config.model.depth)
+
+
+def _update_hits(
+    config: PretrainConfig, hits: dict[str, jax.Array], batches: Batches
+) -> dict[str, jax.Array]:
+    """Per head, which classes have been the label of a sample so far: bool [C]."""
+    hits = dict(hits)
+    for name, source in config.sources.items():
+        size = config.heads[source.head].num_classes
+        labels_BM = batches[name]["labels"]
+        known_BM = (labels_BM >= 0) & (labels_BM < size)
+        # Out of range, where "drop" drops it: a negative index would count from the end.
+        index = jnp.where(known_BM, labels_BM, len(hits[source.head]))
+        hits[source.head] = hits[source.head].at[index].set(True, mode="drop")
+    return hits
 
 
 def _init_centres(key: jax.Array, head: HeadConfig, width: int) -> jax.Array:

@@ -25,10 +25,11 @@ def exported(small, tmp_path):
 def workdir(small, tmp_path):
     """A work directory with checkpoints 1 and 2; the second holds the parameters of `small`."""
     from codecvit.trainers.checkpoints import Checkpoints
+    from codecvit.trainers.run_config import CheckpointConfig
 
     config, params = small
     model = {**dataclasses.asdict(config), "remat": "full", "attention_impl": "xla"}
-    checkpoints = Checkpoints(tmp_path / "run", keep=2)
+    checkpoints = Checkpoints(tmp_path / "run", CheckpointConfig(keep=2))
     for step in (1, 2):
         scaled = jax.tree.map(lambda leaf, step=step: leaf * np.float32(step / 2), params)
         state = {
@@ -36,6 +37,7 @@ def workdir(small, tmp_path):
             "opt_state": {},
             "step": jnp.int32(step),
             "skipped": jnp.int32(0),
+            "ema": jax.tree.map(lambda leaf: leaf * np.float32(3), scaled),
         }
         checkpoints.save(step, state, {"config": {"model": model, "seed": 5}})
     checkpoints.close()
@@ -54,6 +56,12 @@ def test_work_directory_and_one_step(small, workdir):
     first = load(workdir / "checkpoints" / "1")
     same_trees(first.params, jax.tree.map(lambda leaf: leaf / 2, small[1]))
     assert read_checkpoint(workdir).training["seed"] == 5
+
+
+def test_the_moving_average_can_be_opened_instead(small, workdir, exported):
+    same_trees(load(workdir, ema=True).params, jax.tree.map(lambda leaf: leaf * 3, small[1]))
+    with pytest.raises(ValueError, match="is an exported folder: it holds no moving average"):
+        load(exported, ema=True)
 
 
 def test_checkpoint_and_its_export_encode_alike(small, workdir, exported, make_sequence):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,8 @@ from codecvit.data.records import (
     save_labels,
 )
 from codecvit.sequence import PatchSequence
+from codecvit.trainers import mesh as meshes
+from codecvit.trainers.train_step import init_state, make_train_step
 
 CLASSES = 12
 
@@ -71,3 +74,43 @@ def config_values(records) -> dict:
         "log_steps": 1,
         "mesh": {"data": 1},
     }
+
+
+@pytest.fixture
+def batch():
+    """A function that makes random rows for one source."""
+    return _batch
+
+
+@pytest.fixture
+def run():
+    """A function that takes a few optimiser steps of the source `video`."""
+    return _run
+
+
+def _batch(seed=0, rows=8, length=16):
+    rng = np.random.default_rng(seed)
+    return {
+        "patches": rng.integers(0, 256, (rows, length, 588), np.uint8),
+        "positions": rng.integers(0, 16, (rows, length, 3)).astype(np.int32),
+        "length": rng.integers(4, length + 1, rows).astype(np.int32),
+        "labels": rng.integers(0, CLASSES, (rows, 2)).astype(np.int32),
+        "weight": np.ones(rows, np.float32),
+    }
+
+
+def _run(config, batches, devices=1):
+    """States and metrics of a few steps on a mesh over so many devices."""
+    mesh = meshes.make_mesh(config.mesh, jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        key = jax.random.key(config.seed)
+        shapes = jax.eval_shape(lambda k: init_state(config, k), key)
+        shardings = meshes.shard_tree(shapes, mesh, config.mesh)
+        state = jax.jit(lambda k: init_state(config, k), out_shardings=shardings)(key)
+        step = jax.jit(make_train_step(config), out_shardings=(shardings, None))
+        history = []
+        for rows in batches:
+            before = state
+            state, metrics = step(state, {"video": meshes.put_batch(rows, mesh)})
+            history.append(jax.device_get(metrics))
+        return jax.device_get(before), jax.device_get(state), history

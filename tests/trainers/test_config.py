@@ -6,8 +6,8 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import parse_arg
-from codecvit.trainers.config import PretrainConfig, add_defaults
+from codecvit.configs.common import add_defaults, parse_arg
+from codecvit.trainers.config import PretrainConfig
 
 
 @pytest.mark.parametrize(

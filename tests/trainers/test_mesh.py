@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from codecvit.trainers.config import MeshConfig
 from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
+from codecvit.trainers.run_config import MeshConfig
 
 
 def array(*shape):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codecvit.trainers.config import HeadConfig, OptimConfig
+from codecvit.trainers.config import HeadConfig
 from codecvit.trainers.optim import SCHEDULES, decay_mask, make_optimizer, make_schedule
+from codecvit.trainers.run_config import OptimConfig
 
 HEADS = {"main": HeadConfig(num_classes=8)}
 
@@ -45,6 +46,64 @@ def test_schedules_have_their_golden_values(name, at_half, at_end):
     assert schedule(110) == pytest.approx(2.0 * at_end, abs=1e-6)
 
 
+def test_wsd_is_flat_until_its_cooldown():
+    optim = OptimConfig(lr=2.0, schedule="wsd", warmup_steps=10, cooldown_steps=20)
+    schedule = make_schedule(optim, 110)
+    assert [float(schedule(step)) for step in (0, 10, 50, 90)] == pytest.approx([0.2, 2, 2, 2])
+    assert schedule(100) == pytest.approx(1.0)
+    assert schedule(109) == pytest.approx(0.1)  # the last step still trains
+    with pytest.raises(ValueError, match="'wsd' needs config.optim.cooldown_steps"):
+        make_schedule(OptimConfig(schedule="wsd"), 10)
+    with pytest.raises(ValueError, match="schedule 'cosine' has none, rsqrt and wsd do"):
+        make_schedule(OptimConfig(schedule="cosine", cooldown_steps=1), 10)
+    with pytest.raises(ValueError, match=r"cooldown_steps = 9 must lie in 0\.\.8"):
+        make_schedule(OptimConfig(schedule="rsqrt", warmup_steps=2, cooldown_steps=9), 10)
+
+
+def test_rsqrt_with_a_cooldown_ends_near_zero():
+    optim = OptimConfig(lr=1.0, schedule="rsqrt", warmup_steps=10, cooldown_steps=20)
+    schedule = make_schedule(optim, 110)
+    assert schedule(80) == pytest.approx((10 / 80) ** 0.5)
+    assert schedule(100) == pytest.approx((10 / 100) ** 0.5 * 0.5)
+
+
+def test_layer_decay_scales_each_layers_step():
+    """Block i of 2 at decay^(2 - i), what follows the blocks at the whole rate."""
+    tree = params()
+    tree["encoder"]["patch_embed"] = {"kernel": jnp.ones((4, 3))}
+    optim = OptimConfig(lr=0.1, weight_decay=0.0, schedule="constant", layer_decay=0.5)
+    optimizer = make_optimizer(optim, HEADS, total_steps=10, depth=2)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, tree), optimizer.init(tree), tree)
+    encoder = updates["encoder"]
+    for leaf in jax.tree.leaves(encoder["blocks"]):
+        np.testing.assert_allclose(leaf[0], -0.1 * 0.25, rtol=1e-5)
+        np.testing.assert_allclose(leaf[1], -0.1 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(encoder["patch_embed"]["kernel"], -0.1 * 0.125, rtol=1e-5)
+    np.testing.assert_allclose(encoder["head"]["probe"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["heads"]["main"]["centres"][0, 0], -0.1, rtol=0.1)
+
+
+def test_frozen_parameters_have_no_step_and_no_state():
+    optim = OptimConfig(lr=0.1, schedule="constant", freeze=("encoder/blocks", "centres$"))
+    tree = params()
+    optimizer = make_optimizer(optim, HEADS, total_steps=10, depth=2)
+    state = optimizer.init(tree)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, tree), state, tree)
+    for leaf in jax.tree.leaves((updates["encoder"]["blocks"], updates["heads"])):
+        assert not leaf.any()
+    assert updates["encoder"]["head"]["probe"].all()
+    sizes = [leaf.size for leaf in jax.tree.leaves(state)]
+    assert sum(sizes) <= 2 * tree["encoder"]["head"]["probe"].size + 8  # Adam's two, counters
+
+
+def test_a_regex_that_freezes_nothing_is_refused():
+    optimizer = make_optimizer(OptimConfig(freeze=("blokcs",)), HEADS, 10, depth=2)
+    with pytest.raises(ValueError, match=r"config\.optim\.freeze: 'blokcs' matches no parameter"):
+        optimizer.init(params())
+    with pytest.raises(ValueError, match=r"'\(' is no regex"):
+        OptimConfig(freeze=("(",))
+
+
 def test_a_schedule_without_warm_up_starts_at_its_peak():
     assert make_schedule(OptimConfig(lr=1.0), 10)(0) == 1.0
 
@@ -68,7 +127,7 @@ def test_only_kernels_and_centres_decay():
 
 
 def step(gradients, optim, heads=HEADS):
-    optimizer = make_optimizer(optim, heads, total_steps=100)
+    optimizer = make_optimizer(optim, heads, total_steps=100, depth=2)
     start = params()
     updates, _ = optimizer.update(gradients, optimizer.init(start), start)
     return updates
@@ -120,7 +179,7 @@ def test_muon_steps_the_matrices_of_each_layer_orthogonally():
     """All singular values of a layer's step are near muon_lr, whatever the gradient's are."""
     config = OptimConfig(name="muon", lr=1e-3, muon_lr=0.02, schedule="constant", weight_decay=0.0)
     tree = _matrix_params()
-    optimizer = make_optimizer(config, HEADS, 10)
+    optimizer = make_optimizer(config, HEADS, 10, depth=2)
     grads = _matrix_params(1)
     # One layer with a gradient a thousand times larger, whose singular values differ by 100.
     skew = np.diag([1.0, 0.3, 0.1, 0.05, 0.02, 0.01]) @ np.eye(6, 9) * 1000
@@ -138,7 +197,7 @@ def test_muon_leaves_everything_else_to_adamw():
     tree, grads = _matrix_params(), _matrix_params(1)
     found = {}
     for name in ("adamw", "muon"):
-        optimizer = make_optimizer(OptimConfig(name=name, schedule="constant"), HEADS, 10)
+        optimizer = make_optimizer(OptimConfig(name=name, schedule="constant"), HEADS, 10, depth=2)
         found[name], _ = optimizer.update(grads, optimizer.init(tree), tree)
     for tree_ in found.values():
         tree_["encoder"]["blocks"]["attn"]["qkv"].pop("kernel")
@@ -149,4 +208,4 @@ def test_muon_leaves_everything_else_to_adamw():
 
 def test_unknown_optimiser_is_refused():
     with pytest.raises(ValueError, match=r"config.optim.name = 'sgd' must be adamw or muon"):
-        make_optimizer(OptimConfig(name="sgd"), HEADS, 10)
+        make_optimizer(OptimConfig(name="sgd"), HEADS, 10, depth=2)

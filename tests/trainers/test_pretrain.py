@@ -23,6 +23,9 @@ from codecvit.trainers.checkpoints import Checkpoints, find_checkpoint, restore_
 from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
 from codecvit.trainers.metrics import MetricWriter, read_metrics
+from codecvit.trainers.preemption import TrainingStopped
+from codecvit.trainers.run_config import CheckpointConfig
+from codecvit.trainers.sources import on_device
 from codecvit.trainers.train_step import init_state, make_train_step
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
@@ -138,7 +141,7 @@ def test_a_checkpoint_moves_between_meshes_and_the_next_loss_with_it(config_valu
     source = config.sources["video"]
     options = {"labels": source.labels, "labels_drawn": source.labels_drawn}
     with make_loader(RecordSet(source.records), batch_size=8, budget=16, **options) as loader:
-        batches = [pretrain.on_device(next(loader)) for _ in range(3)]
+        batches = [on_device(next(loader)) for _ in range(3)]
     state, losses = None, {1: [], 8: []}
     for step, (devices, other) in enumerate([(1, 8), (8, 1), (1, 8)]):
         after = {}
@@ -164,13 +167,13 @@ def test_a_checkpoint_moves_between_meshes_and_the_next_loss_with_it(config_valu
 
 
 def save(folder, state):
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, CheckpointConfig(keep=1))
     checkpoints.save(1, state, {})
     checkpoints.close()
 
 
 def restore(folder, shapes, places):
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, CheckpointConfig(keep=1))
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
@@ -183,9 +186,12 @@ def restore(folder, shapes, places):
 
 def test_the_next_batch_after_a_restart_has_the_same_keys(records, uninterrupted):
     _, metadata = restore_params(uninterrupted)
-    assert metadata["data"] == {"video": 120 * 8}
+    assert metadata["data"] == {"video": {"phase": "", "examples": 120 * 8}}
     one = make_loader(
-        RecordSet(records), batch_size=8, budget=16, start_index=metadata["data"]["video"]
+        RecordSet(records),
+        batch_size=8,
+        budget=16,
+        start_index=metadata["data"]["video"]["examples"],
     )
     parts = [
         make_loader(
@@ -274,7 +280,7 @@ def test_nan_steps_in_a_row_end_the_run(config_values, tmp_path):
     config_values["optim"] = {"lr": 1e30, "warmup_steps": 0}
     config_values["total_steps"] = 40
     config = PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}, "max_nan_steps": 3})
-    with pytest.raises(pretrain.TrainingStopped, match="not finite for 3 steps in a row"):
+    with pytest.raises(TrainingStopped, match="not finite for 3 steps in a row"):
         pretrain.pretrain(config, tmp_path)
 
 
@@ -292,7 +298,7 @@ def test_unreadable_records_are_counted_up_to_a_limit(records, config_values, tm
     assert metrics["train/bad_records"] > 0
     assert np.isfinite(metrics["train/loss"])
     strict = PretrainConfig.from_dict({**config.to_dict(), "max_bad_records": 0})
-    with pytest.raises(pretrain.TrainingStopped, match="unreadable records so far"):
+    with pytest.raises(TrainingStopped, match="unreadable records so far"):
         pretrain.pretrain(strict, tmp_path / "strict")
 
 
@@ -319,7 +325,7 @@ def test_a_failed_save_is_raised_by_the_next_one(tmp_path):
         "params": {"encoder": {"a": jnp.ones(3)}, "heads": {"b": jnp.ones(2)}},
         "step": jnp.int32(1),
     }
-    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
     checkpoints.save(1, state, {})
     checkpoints.wait()
     assert restore_params(tmp_path)[0]["a"].tolist() == [1, 1, 1]

@@ -8,40 +8,13 @@ import numpy as np
 import pytest
 
 from codecvit.trainers import mesh as meshes
-from codecvit.trainers.config import MeshConfig, PretrainConfig
+from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.flops import train_flops_per_token
+from codecvit.trainers.run_config import MeshConfig
 from codecvit.trainers.train_step import init_state, make_train_step, padded_classes
 
 
-def batch(seed=0, rows=8, length=16):
-    rng = np.random.default_rng(seed)
-    return {
-        "patches": rng.integers(0, 256, (rows, length, 588), np.uint8),
-        "positions": rng.integers(0, 16, (rows, length, 3)).astype(np.int32),
-        "length": rng.integers(4, length + 1, rows).astype(np.int32),
-        "labels": rng.integers(0, 12, (rows, 2)).astype(np.int32),
-        "weight": np.ones(rows, np.float32),
-    }
-
-
-def run(config, batches, devices=1):
-    """States and metrics of a few steps on a mesh over so many devices."""
-    mesh = meshes.make_mesh(config.mesh, jax.devices()[:devices])
-    with jax.set_mesh(mesh):
-        key = jax.random.key(config.seed)
-        shapes = jax.eval_shape(lambda k: init_state(config, k), key)
-        shardings = meshes.shard_tree(shapes, mesh, config.mesh)
-        state = jax.jit(lambda k: init_state(config, k), out_shardings=shardings)(key)
-        step = jax.jit(make_train_step(config), out_shardings=(shardings, None))
-        history = []
-        for rows in batches:
-            before = state
-            state, metrics = step(state, {"video": meshes.put_batch(rows, mesh)})
-            history.append(jax.device_get(metrics))
-        return jax.device_get(before), jax.device_get(state), history
-
-
-def test_the_loss_of_one_batch_falls(config_values):
+def test_the_loss_of_one_batch_falls(config_values, batch, run):
     config = PretrainConfig.from_dict({**config_values, "total_steps": 30})
     _, state, history = run(config, [batch()] * 30)
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
@@ -50,7 +23,7 @@ def test_the_loss_of_one_batch_falls(config_values):
     assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {np.dtype(np.float32)}
 
 
-def test_the_mesh_does_not_change_the_numbers(config_values):
+def test_the_mesh_does_not_change_the_numbers(config_values, batch, run):
     values = {**config_values, "heads": {"main": {"num_classes": 13}}, "total_steps": 3}
     config = PretrainConfig.from_dict(values)
     batches = [batch(seed) for seed in range(3)]
@@ -71,7 +44,7 @@ def dig(tree, path):
     return tree
 
 
-def test_a_step_that_is_not_finite_changes_only_the_counters(config_values):
+def test_a_step_that_is_not_finite_changes_only_the_counters(config_values, batch, run):
     config = PretrainConfig.from_dict({**config_values, "total_steps": 3})
     broken = {**batch(), "weight": np.full(8, np.nan, np.float32)}
     before, after, history = run(config, [batch(), broken, broken])
@@ -84,7 +57,7 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(config_values):
     assert np.isfinite(jax.tree.reduce(lambda s, x: s + np.abs(x).sum(), healed["params"], 0.0))
 
 
-def test_rows_of_weight_zero_count_for_nothing(config_values):
+def test_rows_of_weight_zero_count_for_nothing(config_values, batch, run):
     config = PretrainConfig.from_dict({**config_values, "total_steps": 3})
     masked = batch()
     masked["weight"][3] = 0
@@ -97,7 +70,7 @@ def test_rows_of_weight_zero_count_for_nothing(config_values):
     assert a["grad_norm/encoder"] == pytest.approx(b["grad_norm/encoder"], rel=1e-5)
 
 
-def test_the_loss_of_several_sources_is_their_weighted_sum(config_values):
+def test_the_loss_of_several_sources_is_their_weighted_sum(config_values, batch):
     source = config_values["sources"]["video"]
     values = {**config_values, "sources": {"a": source, "b": {**source, "loss_weight": 0.5}}}
     config = PretrainConfig.from_dict(values)
@@ -118,7 +91,7 @@ def test_centres_are_padded_to_what_any_mesh_divides(classes, rows):
     assert padded_classes(classes) == rows
 
 
-def test_padding_centres_never_win(config_values):
+def test_padding_centres_never_win(config_values, batch):
     """13 of 16 rows are classes: making the other three huge must change nothing."""
     config = PretrainConfig.from_dict({**config_values, "heads": {"main": {"num_classes": 13}}})
     mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
@@ -133,7 +106,7 @@ def test_padding_centres_never_win(config_values):
     assert plain["loss"] == padded["loss"]
 
 
-def test_analytic_flops_match_the_compiled_ones(config_values):
+def test_analytic_flops_match_the_compiled_ones(config_values, batch):
     """XLA counts a scan's body once, so the blocks are unrolled; its count has elementwise work
     too."""
     values = {

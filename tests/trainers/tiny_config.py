@@ -2,12 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import parse_arg
+from codecvit.configs.common import add_defaults, parse_arg
 
 
 def get_config(arg=None):
     arg = parse_arg(arg, records="", steps=20, save=5, data=-1, keep=3)
-    return ConfigDict(
+    config = ConfigDict(
         {
             "model": {"variant": "Ti/14", "width": 64, "depth": 2, "num_heads": 1, "mlp_dim": 96},
             "sources": {
@@ -21,3 +21,4 @@ def get_config(arg=None):
             "mesh": {"data": arg.data},
         }
     )
+    return add_defaults(config)

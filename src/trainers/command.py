@@ -1,0 +1,129 @@
+"""The command line that every trainer has: a config file, overrides, a work directory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from . import mesh as meshes
+from .config import PretrainConfig
+from .preemption import TrainingStopped
+
+LOG_FOLDER = "logs"
+
+
+def run_command(
+    name: str,
+    doc: str,
+    run: Callable[[PretrainConfig, str], Any],
+    dry_run: Callable[[PretrainConfig], str],
+    argv: list[str],
+) -> int:
+    """Parses the flags of a training run and runs it.
+
+    Args:
+      name: what stands before a message.
+      doc: the help text.
+      run: trains, given configuration and work directory.
+      dry_run: tells about the run of a configuration without data.
+      argv: arguments after the verb.
+
+    Returns:
+      Exit status: 0, 1 for a run that can't go on, 2 for flags that are not understood.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "config file, with arguments after a colon", flag_values=values
+    )
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "report on the run, train nothing", flag_values=values)
+    flags.DEFINE_integer("devices", 0, "of a dry run, 0: those that are here", flag_values=values)
+    if not argv or {"-h", "--help"} & set(argv):
+        print(f"{doc}\nflags:\n{values.main_module_help()}")
+        return 0 if argv else 2
+    argv = ["--dry_run" if arg == "--dry-run" else arg for arg in argv]
+    try:
+        rest = values([name, *argv])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections raises any of these for a field that is unknown or of another type.
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    wrong = f"not understood: {rest}" if rest else ""
+    if values.config is None or (values.workdir is None and not values.dry_run):
+        wrong = "--config and --workdir are needed"
+    elif values.devices and not values.dry_run:
+        wrong = "--devices goes with --dry-run"
+    if wrong:
+        print(f"{name}: {wrong}", file=sys.stderr)
+        return 2
+    try:
+        prepare_jax(values.config, values.devices)
+        if values.dry_run:
+            print(dry_run(PretrainConfig.from_dict(values.config.to_dict())))
+            return 0
+        meshes.start_processes()
+        config = PretrainConfig.from_dict(values.config.to_dict())
+        with process_log(Path(values.workdir)):
+            run(config, values.workdir)
+    except (ValueError, TrainingStopped) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).strip().split("\n")[0]
+        print(
+            f"{name}: process {jax.process_index()} of {jax.process_count()} stops: {reason}\n"
+            "If this tells of a connection or a peer, another process is gone or unreachable: see "
+            f"{values.workdir}/{LOG_FOLDER}",
+            file=sys.stderr,
+            flush=True,
+        )
+        # An ordinary exit would wait for the others, which may be gone, at a barrier.
+        os._exit(1)
+    return 0
+
+
+def prepare_jax(config: ConfigDict, devices: int = 0) -> None:
+    """Sets what jax reads when it first looks at its devices.
+
+    Args:
+      config: its field `deterministic`.
+      devices: pretend to have so many, for a dry run; 0 takes those that are there.
+    """
+    if config.get("deterministic"):
+        named = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{named} --xla_gpu_deterministic_ops=true".strip()
+    if devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+@contextlib.contextmanager
+def process_log(workdir: Path) -> Iterator[None]:
+    """Also writes what the package logs to WORKDIR/logs/process-NNN.log, a file per process."""
+    folder = workdir / LOG_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / f"process-{jax.process_index():03d}.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("codecvit")
+    logger.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        # Into the file alone: who started the run is told once, in a line.
+        fields = {"name": logger.name, "levelname": "ERROR", "msg": "the run ends"}
+        handler.handle(logging.makeLogRecord({**fields, "exc_info": sys.exc_info()}))
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,143 @@
+"""Runs of two real processes: resume, signals, a lost process, other process counts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from codecvit.trainers.checkpoints import find_checkpoint, restore_params
+from codecvit.trainers.metrics import read_metrics
+
+CONFIG = Path(__file__).parent / "tiny_config.py"
+STEPS = 120
+
+
+def start(records, workdir, processes=2, **arguments):
+    """The processes of one run; two devices each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = ",".join(f"{k}={v}" for k, v in {"records": records, **arguments}.items())
+    command = [sys.executable, "-m", "codecvit", "train"]
+    command += [f"--config={CONFIG}:{settings}", f"--workdir={workdir}"]
+    started = []
+    for number in range(processes):
+        env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        if processes > 1:
+            env |= {
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": str(processes),
+                "JAX_PROCESS_ID": str(number),
+            }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, env=env, **pipes))
+    return started
+
+
+def finish(processes, timeout=240):
+    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def run(records, workdir, processes=2, **arguments):
+    codes, outputs = finish(start(records, workdir, processes, **arguments))
+    assert codes == [0] * processes, "\n".join(outputs)
+    return outputs
+
+
+def wait_for_step(processes, workdir, step):
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert processes[0].poll() is None, processes[0].communicate()[0]
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step} in {path}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(records, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("two")
+    run(records, workdir, steps=STEPS, save=20)
+    return workdir
+
+
+def losses(workdir):
+    return {row["step"]: row["train/loss"] for row in read_metrics(workdir)}
+
+
+def assert_same_run(one, other):
+    a, b = restore_params(one)[0], restore_params(other)[0]
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert losses(one) == losses(other)
+
+
+def test_two_processes_write_one_run(uninterrupted):
+    assert list(losses(uninterrupted)) == list(range(1, STEPS + 1))
+    assert len(list((uninterrupted / "tensorboard").iterdir())) == 1
+    assert find_checkpoint(uninterrupted).name == str(STEPS)
+
+
+def test_two_killed_processes_continue_bit_equal(records, tmp_path, uninterrupted):
+    processes = start(records, tmp_path, steps=STEPS, save=20)
+    wait_for_step(processes, tmp_path, int(np.random.default_rng().integers(21, 90)))
+    for process in processes:
+        process.kill()
+    finish(processes)
+    assert 0 < int(find_checkpoint(tmp_path).name) < STEPS
+    run(records, tmp_path, steps=STEPS, save=20)
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_sigterm_to_one_process_saves_on_both_and_one_process_goes_on(
+    records, tmp_path, uninterrupted
+):
+    """And the rest of the run, by one process with two devices, has the same batches."""
+    processes = start(records, tmp_path, steps=STEPS, save=1000)
+    wait_for_step(processes, tmp_path, 5)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = finish(processes)
+    assert codes == [0, 0], "\n".join(outputs)
+    saved = int(find_checkpoint(tmp_path).name)
+    assert 5 <= saved < STEPS
+    assert f"SIGTERM: saved step {saved}" in outputs[0]
+    assert restore_params(tmp_path)[1]["data"]["video"]["examples"] == saved * 8
+    run(records, tmp_path, processes=1, steps=STEPS, save=1000)
+    here, there = losses(tmp_path), losses(uninterrupted)
+    assert list(here) == list(there)
+    for step in range(1, min(saved + 20, STEPS)):
+        assert here[step] == pytest.approx(there[step], rel=1e-4), step
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_other_with_a_message(records, tmp_path, lost):
+    processes = start(records, tmp_path, steps=100_000, save=100_000)
+    wait_for_step(processes, tmp_path, 5)
+    processes[lost].kill()
+    killed = time.monotonic()
+    output = processes[1 - lost].communicate(timeout=120)[0]
+    assert time.monotonic() - killed < 120
+    assert processes[1 - lost].returncode != 0
+    assert f"process {1 - lost} of 2 stops: " in output
+    assert "another process is gone or unreachable" in output
+    processes[lost].communicate()
+
+
+def test_a_wrong_process_number_is_named(records, tmp_path):
+    env = {**os.environ, "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_PROCESS_ID": "first"}
+    done = subprocess.run(
+        [sys.executable, "-m", "codecvit", "train", f"--config={CONFIG}", f"--workdir={tmp_path}"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "JAX_PROCESS_ID = 'first' in the environment must be a number" in done.stderr

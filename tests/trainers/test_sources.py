@@ -1,0 +1,128 @@
+"""Which data a step reads: phases, their state, and what does not fit."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from codecvit.trainers.checkpoints import restore_params
+from codecvit.trainers.config import PretrainConfig, current_phase
+from codecvit.trainers.mesh import make_mesh
+from codecvit.trainers.metrics import read_metrics
+from codecvit.trainers.pretrain import pretrain
+from codecvit.trainers.sources import Sources, source_tokens, step_work
+
+
+@pytest.fixture
+def phased(config_values):
+    """The source changes at steps 3 and 5: first its bucket, then its batch size too."""
+    config_values["sources"]["video"]["phases"] = {
+        "wide": {"from_step": 3, "budget": 32, "start_index": 5},
+        "small": {"from_step": 5, "batch_size": 4},
+    }
+    config_values["total_steps"] = 6
+    return PretrainConfig.from_dict(config_values)
+
+
+@pytest.fixture
+def mesh(phased):
+    mesh = make_mesh(phased.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def read(sources, steps):
+    return {step: sources.next(step)["video"] for step in steps}
+
+
+def test_each_phase_reads_its_own_bucket_from_its_own_place(phased, mesh):
+    sources = Sources(phased)
+    rows = read(sources, range(1, 7))
+    shapes = [rows[step]["patches"].shape[:2] for step in range(1, 7)]
+    assert shapes == [(8, 16), (8, 16), (8, 32), (8, 32), (4, 32), (4, 32)]
+    again = Sources(phased)
+    first = np.concatenate([row["index"] for row in read(again, (1, 2)).values()])
+    # The phase starts at example 5 of the same stream.
+    assert rows[3]["index"].tolist() == first[5:13].tolist()
+    assert sources.get_state() == {"video": {"phase": "small", "examples": 8}}
+    sources.close()
+    again.close()
+
+
+def test_a_state_goes_on_in_the_middle_of_a_phase(phased, mesh):
+    whole, one, two = Sources(phased), Sources(phased), Sources(phased)
+    rows = read(whole, range(1, 7))
+    read(one, range(1, 5))
+    two.set_state(one.get_state())
+    for step, batch in read(two, (5, 6)).items():
+        np.testing.assert_array_equal(batch["index"], rows[step]["index"])
+    for sources in (whole, one, two):
+        sources.close()
+
+
+def test_a_state_of_other_sources_is_refused(phased, mesh):
+    sources = Sources(phased)
+    with pytest.raises(ValueError, match=r"written with the sources \['image'\], the run has"):
+        sources.set_state({"image": {"phase": "", "examples": 0}})
+    with pytest.raises(ValueError, match="in phase 'gone' of config.sources.video"):
+        sources.set_state({"video": {"phase": "gone", "examples": 0}})
+    sources.close()
+
+
+def test_the_data_of_a_late_phase_are_looked_for_at_the_start(config_values, tmp_path):
+    phase = {"from_step": 3, "records": str(tmp_path / "nowhere")}
+    config_values["sources"]["video"]["phases"] = {"late": phase}
+    with pytest.raises(ValueError, match="nowhere is no finished record set"):
+        pretrain(PretrainConfig.from_dict(config_values | {"mesh": {"data": -1}}), tmp_path / "run")
+
+
+def test_work_follows_the_phase(phased):
+    source = phased.sources["video"]
+    assert [current_phase(source, step) for step in (1, 2, 3, 4, 5)] == ["", ""] + ["wide"] * 2 + [
+        "small"
+    ]
+    assert source_tokens(phased, 1) == {"video": 8 * 16}
+    assert source_tokens(phased, 6) == {"video": 4 * 32}
+    assert step_work(phased, 6)["samples"] == 4
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ({"a": {"from_step": 0}}, r"phases\.a\.from_step = 0 .* after step 0"),
+        ({"a": {"from_step": 5}, "b": {"from_step": 5}}, r"phases\.b\.from_step = 5 .* step 5"),
+        ({"a": {"from_step": 5, "budget": 0}}, r"phases\.a\.budget = 0 is out of range"),
+        ({"a": {"from_step": 5, "size": 1}}, r"phases\.a\.size is no field"),
+    ],
+)
+def test_wrong_phases_are_named(config_values, phases, message):
+    config_values["sources"]["video"]["phases"] = phases
+    with pytest.raises(ValueError, match=message):
+        PretrainConfig.from_dict(config_values)
+
+
+def test_a_run_passes_through_its_phases_and_resumes_in_one(config_values, records, tmp_path):
+    """A second set takes over at step 3; stopped after step 4, the run ends as one in one go."""
+    other = tmp_path / "other"
+    shutil.copytree(records, other)
+    config_values["sources"]["video"]["phases"] = {"late": {"from_step": 3, "records": str(other)}}
+    values = {**config_values, "mesh": {"data": 1}, "checkpoint": {"every_steps": 2}}
+    values["optim"] = {"schedule": "constant"}
+    config = PretrainConfig.from_dict({**values, "total_steps": 6})
+    devices = jax.devices()[:1]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_on(config, one, devices)
+    run_on(PretrainConfig.from_dict({**values, "total_steps": 4}), two, devices)
+    assert restore_params(two)[1]["data"] == {"video": {"phase": "late", "examples": 16}}
+    run_on(config, two, devices)
+    losses = [[row["train/loss"] for row in read_metrics(w)] for w in (one, two)]
+    assert losses[0] == losses[1]
+
+
+def run_on(config, workdir, devices):
+    from codecvit.trainers.pretrain import _run
+
+    mesh = make_mesh(config.mesh, devices)
+    with jax.set_mesh(mesh):
+        return _run(config, workdir, mesh)
