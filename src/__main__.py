@@ -17,6 +17,7 @@ VERBS = {
     "demo-data": ("data.demo", "write the demo data set: moving digits over photographs"),
     "cluster": ("cluster.__main__", "record set -> k-means labels"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
+    "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
     "probe": ("trainers.probe", "k-NN and linear probe of an encoder on labelled record sets"),
     "export": ("convert.export", "checkpoint -> Hugging Face folder"),
 }

@@ -19,7 +19,8 @@ OPTIONS = {
     "demo-data": ("--out", "--train-clips", "--test-clips", "--seed"),
     "llava": ("--help",),
     "cluster": ("--name", "--k", "--n", "--encoder"),
-    "train": ("--config", "--workdir"),
+    "train": ("--config", "--workdir", "--dry-run", "--devices"),
+    "plot": ("--out", "--metrics"),
     "probe": ("--train", "--test", "--labels", "--descriptor"),
     "export": ("--out", "--dtype", "--image-size"),
 }

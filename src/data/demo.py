@@ -74,12 +74,14 @@ class ClipPlan:
       number: number of the clip in its split; classes and digits alternate with it.
       seed: of the whole data set.
       folder: folder of the data set.
+      still: also write the clip's middle frame as a JPEG.
     """
 
     split: str
     number: int
     seed: int
     folder: Path
+    still: bool = False
 
     @property
     def motion(self) -> str:
@@ -93,6 +95,11 @@ class ClipPlan:
     def path(self) -> str:
         """Path of the clip below the folder: class folders by motion."""
         return f"{self.split}/{self.motion}/{self.number:04d}.mp4"
+
+    @property
+    def still_path(self) -> str:
+        """Path of the still below the folder."""
+        return f"stills/{self.number:04d}.jpg"
 
 
 def draw_tracks(motion: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -159,6 +166,10 @@ def write_clip(plan: ClipPlan) -> list[list[int]]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     write_atomic(plan.folder / plan.path, file.getvalue())
+    if plan.still:
+        picture = io.BytesIO()
+        Image.fromarray(frames[FRAMES // 2]).save(picture, "JPEG", quality=95)
+        write_atomic(plan.folder / plan.still_path, picture.getvalue())
     return boxes.tolist()
 
 
@@ -168,7 +179,12 @@ def video_encoder() -> str:
 
 
 def write_demo(
-    folder: Path, train_clips: int = 800, test_clips: int = 320, seed: int = 0, workers: int = 0
+    folder: Path,
+    train_clips: int = 800,
+    test_clips: int = 320,
+    seed: int = 0,
+    workers: int = 0,
+    stills: bool = False,
 ) -> bool:
     """Writes the data set: clips in class folders, train.csv, test.csv, boxes.json, demo.json.
 
@@ -178,6 +194,7 @@ def write_demo(
       test_clips: number of test clips.
       seed: of everything that is drawn.
       workers: processes; 0 works in this one.
+      stills: also write the middle frame of every training clip, stills/NUMBER.jpg.
 
     Returns:
       Whether it had to be written: False if it was there already.
@@ -194,20 +211,23 @@ def write_demo(
         "train_clips": train_clips,
         "test_clips": test_clips,
         "encoder": video_encoder(),
+        "stills": stills,
     }
     mark = folder / "demo.json"
     if mark.is_file():
         existing = json.loads(mark.read_text(encoding="utf-8"))
-        if existing != options:
+        if {"stills": False, **existing} != options:
             raise ValueError(f"{folder} holds demo data made with {existing}: choose another --out")
         return False
     plans = [
-        ClipPlan(split, number, seed, folder)
+        ClipPlan(split, number, seed, folder, stills and split == "train")
         for split, count in (("train", train_clips), ("test", test_clips))
         for number in range(count)
     ]
     for plan in plans:
         (folder / plan.path).parent.mkdir(parents=True, exist_ok=True)
+    if stills:
+        (folder / "stills").mkdir(exist_ok=True)
     boxes = {}
     for plan, result in progress(run_jobs(write_clip, plans, workers=workers), len(plans), "clips"):
         if isinstance(result, Failure):
@@ -238,9 +258,14 @@ def main(argv: list[str]) -> int:
         default=len(os.sched_getaffinity(0)),
         help="processes; 0 works in this one",
     )
+    parser.add_argument(
+        "--stills", action="store_true", help="also the middle frame of every training clip"
+    )
     args = parser.parse_args(argv)
     try:
-        written = write_demo(args.out, args.train_clips, args.test_clips, args.seed, args.workers)
+        written = write_demo(
+            args.out, args.train_clips, args.test_clips, args.seed, args.workers, args.stills
+        )
     except ValueError as error:
         print(f"codecvit demo-data: {error}", file=sys.stderr)
         return 1

@@ -52,10 +52,11 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> dict[str, float]:
     """
     mesh = meshes.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return _run(config, Path(workdir), mesh)
+        return train_on_mesh(config, Path(workdir), mesh)
 
 
-def _run(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
+def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
+    """`pretrain` on a mesh that is set already."""
     workdir.mkdir(parents=True, exist_ok=True)
     first_process = jax.process_index() == 0
     stop = StopSignal()

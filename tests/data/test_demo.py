@@ -8,6 +8,7 @@ import json
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from codecvit.codec.clip import sample_clip
 from codecvit.codec.selection import select
@@ -159,3 +160,15 @@ def test_codec_selection_hits_the_digit(tmp_path):
         every = [axis.ravel() for axis in np.mgrid[1 : demo.FRAMES, 0:8, 0:8]]
         random.append(touches(*every).mean())
     assert np.mean(chosen) > 2 * np.mean(random)
+
+
+def test_stills_are_the_middle_frames_of_the_training_clips(tmp_path):
+    demo.write_demo(tmp_path, 3, 1, stills=True)
+    stills = sorted((tmp_path / "stills").iterdir())
+    assert [still.name for still in stills] == ["0000.jpg", "0001.jpg", "0002.jpg"]
+    frames, _ = demo.render(demo.ClipPlan("train", 1, 0, tmp_path))
+    picture = np.asarray(Image.open(stills[1]), np.float64)
+    assert np.abs(picture - frames[demo.FRAMES // 2]).mean() < 3
+    assert not demo.write_demo(tmp_path, 3, 1, stills=True)
+    with pytest.raises(ValueError, match="holds demo data made with"):
+        demo.write_demo(tmp_path, 3, 1)

@@ -1,4 +1,7 @@
-"""Every shipped config trains, shrunk to two steps, and its checkpoint goes on to an export."""
+"""Every shipped config trains, shrunk to two steps, and its checkpoint goes on to an export.
+
+Those with the argument `runlocal` also train as that shrinks them, on data made by the verbs.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ import numpy as np
 import pytest
 
 import codecvit
+from codecvit.__main__ import main as codecvit_main
 from codecvit.convert.export import main as export
 from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoints import find_checkpoint
 from codecvit.trainers.config import PretrainConfig
+from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.metrics import read_metrics
-from codecvit.trainers.pretrain import pretrain
+from codecvit.trainers.pretrain import pretrain, train_on_mesh
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
@@ -49,6 +54,7 @@ def records(tmp_path_factory):
     clusters = rng.integers(0, 16, (24, 10)).astype(np.int32)
     save_labels(made, "clusters", clusters, {"num_classes": 16})
     save_labels(made, "shapes", clusters[:, :1], {"num_classes": 16})
+    save_labels(made, "words", clusters, {"num_classes": 16})
     return folder
 
 
@@ -58,7 +64,10 @@ def test_a_shipped_config_trains_and_exports(name, records, tmp_path):
     PretrainConfig.from_dict(values)
     values["model"] |= {"width": 64, "depth": 2, "num_heads": 1, "mlp_dim": 96}
     for source in values["sources"].values():
-        source |= {"records": str(records), "batch_size": 8, "budget": 16, "loader_workers": 0}
+        source |= {"records": str(records), "budget": 16, "loader_workers": 0}
+        source["batch_size"] = 8 * values["grad_accum_steps"]
+    for head in values["heads"].values():
+        head["num_classes"] = 32
     for probe in values["probes"].values():
         probe |= {"train_records": str(records), "test_records": str(records)}
     values |= {"total_steps": 2, "log_steps": 1}
@@ -83,3 +92,47 @@ def test_a_shipped_config_trains_and_exports(name, records, tmp_path):
 def test_an_unknown_argument_is_refused(name):
     with pytest.raises(ValueError, match="'no_such_argument' is unknown"):
         get_config(name)("no_such_argument=1")
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """The record sets of scripts/pretrain/demo_stages.sh, of 24 clips."""
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("stages")
+    data, sets = str(folder / "data"), folder / "stages"
+    view = ["--size", "112", "--budget", "128", "--num-frames", "8", "--workers", "0"]
+    cluster = ["--name", "clusters", "--k", "12", "--n", "10"]
+    video = [str(sets / mode) for mode in ("codec", "frames", "collage")]
+    for verb in (
+        ["demo-data", "--out", data, "--train-clips", "24", "--test-clips", "1", "--stills"],
+        ["pack", f"{data}/train.csv", "--out", str(sets), "--mode", "codec,frames,collage", *view],
+        ["pack", f"{data}/stills", "--out", str(sets), "--size", "112", "--workers", "0"],
+        ["cluster", *video, *cluster],
+        ["cluster", str(sets / "image"), *cluster],
+    ):
+        assert codecvit_main(verb) == 0, verb
+    return sets
+
+
+def test_both_stages_run_locally_one_after_the_other(stages, tmp_path):
+    one = run_local("stage1_images", f"records={stages / 'image'}", tmp_path / "one")
+    assert one["train/images/loss"] < first_loss(tmp_path / "one")
+    two = run_local("stage2_video", f"records={stages},init={tmp_path / 'one'}", tmp_path / "two")
+    sources = ("codec", "frames", "collage", "images", "ocr")
+    assert {f"train/{name}/loss" for name in sources} <= two.keys()
+    assert two["train/loss"] < first_loss(tmp_path / "two", "train/loss")
+    # It began with the encoder and the head of stage 1, not anew.
+    assert first_loss(tmp_path / "two") < 0.95 * first_loss(tmp_path / "one")
+
+
+def run_local(name, arguments, workdir):
+    values = get_config(name)(f"runlocal,{arguments}").to_dict()
+    values |= {"log_steps": 1, "total_steps": 12}
+    config = PretrainConfig.from_dict(values)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        return train_on_mesh(config, workdir, mesh)
+
+
+def first_loss(workdir, name="train/images/loss"):
+    return read_metrics(workdir)[0][name]

@@ -10,7 +10,7 @@ from codecvit.trainers.checkpoints import restore_params
 from codecvit.trainers.config import PretrainConfig, current_phase
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.metrics import read_metrics
-from codecvit.trainers.pretrain import pretrain
+from codecvit.trainers.pretrain import pretrain, train_on_mesh
 from codecvit.trainers.sources import Sources, source_tokens, step_work
 
 
@@ -121,8 +121,6 @@ def test_a_run_passes_through_its_phases_and_resumes_in_one(config_values, recor
 
 
 def run_on(config, workdir, devices):
-    from codecvit.trainers.pretrain import _run
-
     mesh = make_mesh(config.mesh, devices)
     with jax.set_mesh(mesh):
-        return _run(config, workdir, mesh)
+        return train_on_mesh(config, workdir, mesh)

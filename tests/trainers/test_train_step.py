@@ -28,7 +28,7 @@ def test_the_mesh_does_not_change_the_numbers(config_values, batch, run):
     config = PretrainConfig.from_dict(values)
     batches = [batch(seed) for seed in range(3)]
     _, one, history_one = run(config, batches)
-    for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+    for sizes in ({"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}):
         several = dataclasses.replace(config, mesh=MeshConfig(**sizes))
         _, many, history_many = run(several, batches, devices=8)
         for a, b in zip(history_one, history_many, strict=True):
