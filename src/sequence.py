@@ -1,11 +1,14 @@
 """The patch sequence: the one form in which every image and video reaches the model.
 
 Shape suffixes: L patches in the sequence, P patch side in pixels, 3 either RGB or (t, h, w).
+Several sequences may share a row (`pack_rows`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,6 +84,71 @@ def slot_times(num_samples: int) -> np.ndarray:
     if num_samples == 1:
         return np.zeros(1, np.int32)
     return np.rint(np.arange(num_samples) * (NUM_SLOTS - 1) / (num_samples - 1)).astype(np.int32)
+
+
+class PackedRows(NamedTuple):
+    """Several sequences in each row of a batch; B rows, L the budget, K = P*P*3, n sequences.
+
+    Attributes:
+      patches: uint8 [B, L, K], flat (row, column, channel); zeros where a row has padding.
+      positions: int32 [B, L, 3].
+      segment_ids: int32 [B, L], 0, 1, ... for the sequences of a row, -1 for padding.
+      places: int32 [n, 2], row and segment of each sequence that was given.
+    """
+
+    patches: np.ndarray
+    positions: np.ndarray
+    segment_ids: np.ndarray
+    places: np.ndarray
+
+
+def pack_rows(sequences: Sequence[PatchSequence], budget: int) -> PackedRows:
+    """Packs sequences of any length into as few rows as first fit, longest first, finds.
+
+    For images of their native size; the model keeps the sequences of a row apart by their ids.
+
+    Args:
+      sequences: of one patch size.
+      budget: tokens of a row, L.
+
+    Raises:
+      ValueError: there are none, their patch sizes differ, or one is longer than the budget.
+    """
+    if not sequences:
+        raise ValueError("there are no sequences to pack")
+    sides = {sequence.patch for sequence in sequences}
+    if len(sides) > 1:
+        raise ValueError(f"sequences of one batch must have one patch size, got {sorted(sides)}")
+    lengths = [len(sequence) for sequence in sequences]
+    if max(lengths) > budget:
+        raise ValueError(
+            f"budget = {budget} is below the longest sequence, {max(lengths)} patches: raise it, "
+            "or make the image smaller"
+        )
+    used: list[int] = []
+    counts: list[int] = []
+    starts, places = np.zeros(len(lengths), int), np.zeros((len(lengths), 2), np.int32)
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, full in enumerate(used) if full + lengths[i] <= budget), len(used))
+        if row == len(used):
+            used.append(0)
+            counts.append(0)
+        starts[i], places[i] = used[row], (row, counts[row])
+        used[row] += lengths[i]
+        counts[row] += 1
+    (side,) = sides
+    packed = PackedRows(
+        np.zeros((len(used), budget, side * side * 3), np.uint8),
+        np.zeros((len(used), budget, 3), np.int32),
+        np.full((len(used), budget), -1, np.int32),
+        places,
+    )
+    for sequence, start, (row, segment) in zip(sequences, starts, places, strict=True):
+        here = slice(start, start + len(sequence))
+        packed.patches[row, here] = sequence.flat()
+        packed.positions[row, here] = sequence.positions
+        packed.segment_ids[row, here] = segment
+    return packed
 
 
 def _require_array(name: str, value: object, dtype: type) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from .splash import LANES, splash
+
 _MASKED = -1e30  # finite, so that a row without a single valid key stays finite too
 
 
@@ -31,8 +33,8 @@ def attention(
       lengths_B: number of valid tokens of each row, a prefix; keys past it are not attended to.
       segment_ids_BL: tokens attend to tokens of their own id only (packed rows). Give padding an id
         of its own.
-      impl: "xla" (any platform), "cudnn" (NVIDIA GPU, half precision, lengths only) or "auto":
-        cudnn where it applies, else xla.
+      impl: "xla" (any platform), "cudnn" (NVIDIA GPU, half precision, lengths only), "splash" (TPU,
+        rows of a multiple of 128 tokens) or "auto": cudnn or splash where it applies, else xla.
 
     Returns:
       Array [B, L, H, K] of the queries' dtype. Rows past `lengths_B` hold finite numbers without
@@ -42,17 +44,19 @@ def attention(
       ValueError: the name is unknown, or the implementation can't do what is asked.
     """
     if impl == "auto":
-        impl = _choose(q_BLHK.dtype, segment_ids_BL)
+        impl = _choose(q_BLHK, segment_ids_BL)
     if impl not in IMPLEMENTATIONS:
         known = ", ".join(["auto", *IMPLEMENTATIONS])
         raise ValueError(f"attention impl = {impl!r} is unknown; choose one of {known}")
     return IMPLEMENTATIONS[impl](q_BLHK, k_BLHK, v_BLHK, lengths_B, segment_ids_BL)
 
 
-def _choose(dtype: jnp.dtype, segment_ids_BL: jax.Array | None) -> str:
-    half = dtype in (jnp.bfloat16, jnp.float16)
-    on_gpu = jax.default_backend() == "gpu"
-    return "cudnn" if on_gpu and half and segment_ids_BL is None else "xla"
+def _choose(q_BLHK: jax.Array, segment_ids_BL: jax.Array | None) -> str:
+    platform = jax.default_backend()
+    if platform == "tpu" and q_BLHK.shape[1] % LANES == 0:
+        return "splash"
+    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
+    return "cudnn" if platform == "gpu" and half and segment_ids_BL is None else "xla"
 
 
 def _xla(
@@ -110,5 +114,9 @@ def _cudnn(
     )
 
 
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": _xla, "cudnn": _cudnn}
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+    "xla": _xla,
+    "cudnn": _cudnn,
+    "splash": splash,
+}
 """Implementations by name."""

@@ -1,9 +1,9 @@
-"""Attention pooling: one learned query gathers a row of tokens into one vector.
+"""Attention pooling: one learned query gathers the tokens of a row, or of each image in it.
 
 The head of OneVision-Encoder (Siglip2MultiheadAttentionPoolingHead): A = MHA(probe, X, X); y = A +
 MLP(RMSNorm(A)), without a residual from the probe, a position code or another norm on X.
 
-Shape suffixes: B batch, L tokens, D width, H heads, K head width.
+Shape suffixes: B batch, S segments of a row, L tokens, D width, H heads, K head width.
 """
 
 from __future__ import annotations
@@ -34,10 +34,8 @@ class PoolingAttention(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(
-        self, probe_11D: jax.Array, x_BLD: jax.Array, lengths_B: jax.Array | None
-    ) -> jax.Array:
-        """Returns [B, D]."""
+    def __call__(self, probe_11D: jax.Array, x_BLD: jax.Array, valid_BSL: jax.Array) -> jax.Array:
+        """Returns [B, S, D], of each segment's own tokens."""
         D, H = x_BLD.shape[-1], self.num_heads
         kernel, bias = _Projection(3 * D, name="qkv")(D)
         kernel_D3HK = kernel.astype(self.dtype).reshape(D, 3, H, D // H)
@@ -47,13 +45,11 @@ class PoolingAttention(nn.Module):
         q_HK = (q_HK + bias_3HK[0]) * (D // H) ** -0.5
         query_HD = jnp.einsum("HK,DHK->HD", q_HK, kernel_D3HK[:, 1])
         scores_BHL = jnp.einsum("HD,BLD->BHL", query_HD, x_BLD, preferred_element_type=jnp.float32)
-        if lengths_B is not None:
-            valid_BL = jnp.arange(x_BLD.shape[1]) < lengths_B[:, None]
-            scores_BHL = jnp.where(valid_BL[:, None], scores_BHL, _MASKED)
-        probs_BHL = jax.nn.softmax(scores_BHL, axis=-1).astype(self.dtype)
-        mean_BHD = jnp.einsum("BHL,BLD->BHD", probs_BHL, x_BLD)
-        values_BHK = jnp.einsum("BHD,DHK->BHK", mean_BHD, kernel_D3HK[:, 2]) + bias_3HK[2]
-        return linear(D, self.dtype, "out")(values_BHK.reshape(-1, D))
+        scores_BSHL = jnp.where(valid_BSL[:, :, None], scores_BHL[:, None], _MASKED)
+        probs_BSHL = jax.nn.softmax(scores_BSHL, axis=-1).astype(self.dtype)
+        mean_BSHD = jnp.einsum("BSHL,BLD->BSHD", probs_BSHL, x_BLD)
+        values_BSHK = jnp.einsum("BSHD,DHK->BSHK", mean_BSHD, kernel_D3HK[:, 2]) + bias_3HK[2]
+        return linear(D, self.dtype, "out")(values_BSHK.reshape(*valid_BSL.shape[:2], D))
 
 
 class AttentionPool(nn.Module):
@@ -70,13 +66,13 @@ class AttentionPool(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
-        """Pools the first `lengths_B` tokens of each row (all without it): [B, L, D] -> [B, D]."""
+    def __call__(self, x_BLD: jax.Array, valid_BSL: jax.Array) -> jax.Array:
+        """Pools, S times, the tokens of each row that are valid: [B, L, D] -> [B, S, D]."""
         probe = self.param("probe", nn.initializers.normal(1.0), (1, 1, x_BLD.shape[-1]))
         attn = PoolingAttention(self.num_heads, self.dtype, name="attn")
-        pooled_BD = attn(probe, x_BLD, lengths_B)
+        pooled_BSD = attn(probe, x_BLD, valid_BSL)
         norm = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name="norm")
-        return pooled_BD + Mlp(self.mlp_dim, self.dtype, name="mlp")(norm(pooled_BD))
+        return pooled_BSD + Mlp(self.mlp_dim, self.dtype, name="mlp")(norm(pooled_BSD))
 
 
 class _Projection(nn.Module):

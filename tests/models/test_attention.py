@@ -9,6 +9,7 @@ import pytest
 import reference
 
 from codecvit.models.attention import attention
+from codecvit.models.splash import splash
 
 B, L, H, K = 3, 24, 2, 32
 LENGTHS = np.array([24, 9, 1], np.int32)
@@ -105,10 +106,15 @@ def test_bfloat16_softmax_is_float32():
 
 def test_what_is_not_honoured_raises():
     q, k, v, _ = inputs()
-    with pytest.raises(ValueError, match=r"'flash' is unknown; choose one of auto, xla, cudnn"):
+    with pytest.raises(ValueError, match=r"'flash' is unknown; .* auto, xla, cudnn, splash"):
         attention(q, k, v, impl="flash")
     with pytest.raises(ValueError, match="takes no segment ids"):
         attention(q, k, v, segment_ids_BL=SEGMENTS, impl="cudnn")
+    if jax.default_backend() != "tpu":
+        with pytest.raises(ValueError, match="needs a TPU"):
+            attention(q, k, v, impl="splash")
+    with pytest.raises(ValueError, match="a multiple of 128 tokens, got 24"):
+        splash(q, k, v, None, None, interpret=True)
     if jax.default_backend() != "gpu":
         with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
             attention(q, k, v, impl="cudnn")
