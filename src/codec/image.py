@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -29,22 +30,39 @@ def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:
     Raises:
       MediaError: the file is missing, damaged, no image, or larger than Pillow's limit on pixels.
     """
+    return centre_crop(open_image(path, path), size)
+
+
+def open_image(
+    file: str | os.PathLike[str] | BinaryIO, name: str | os.PathLike[str]
+) -> Image.Image:
+    """An image decoded, upright, in RGB.
+
+    Args:
+      file: a path or an open file.
+      name: what messages call it.
+
+    Raises:
+      MediaError: as for `read_image`.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise MediaError(
-                    path, f"has {image.width} x {image.height} pixels, more than {limit}"
+                    name, f"has {image.width} x {image.height} pixels, more than {limit}"
                 )
-            upright = ImageOps.exif_transpose(image)
-            place = View("crop", size, 1).place(upright.height, upright.width)
-            scaled = _to_rgb(upright).resize(
-                (place.scaled_width, place.scaled_height), Image.Resampling.BICUBIC
-            )
+            return _to_rgb(ImageOps.exif_transpose(image))
     except MediaError:
         raise
     except _DAMAGE as error:
-        raise MediaError(path, f"cannot be read as an image ({error})") from error
+        raise MediaError(name, f"cannot be read as an image ({error})") from error
+
+
+def centre_crop(image: Image.Image, size: int) -> np.ndarray:
+    """The centre of an RGB image, its short side scaled to `size` (bicubic): [size, size, 3]."""
+    place = View("crop", size, 1).place(image.height, image.width)
+    scaled = image.resize((place.scaled_width, place.scaled_height), Image.Resampling.BICUBIC)
     top, left = place.cut
     return np.asarray(scaled)[top : top + size, left : left + size]
 

@@ -18,6 +18,9 @@ from codecvit.trainers.config import (
     SourceConfig,
 )
 
+PUBLISHED_AUGMENT = {"crop_area": (0.7, 1.0), "crop_aspect": (0.8, 1.25), "flip": 0.5}
+"""Of single images in the published runs; images with text and videos are shown as they are."""
+
 VARIANT_FIELDS = ("width", "depth", "num_heads", "mlp_dim", "patch")
 """Fields of ViTConfig that a variant such as "B/16" sets."""
 

@@ -23,7 +23,13 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import add_defaults, parse_arg, published_head, published_optim
+from codecvit.configs.common import (
+    PUBLISHED_AUGMENT,
+    add_defaults,
+    parse_arg,
+    published_head,
+    published_optim,
+)
 
 # variant -> (samples in a batch, learning rate, warm-up as a share of the steps)
 RECIPES = {
@@ -61,6 +67,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "records": arg.records or "records/image",
         "batch_size": batch_size,
         "budget": (arg.size // int(arg.variant.split("/")[1])) ** 2,
+        "image_size": arg.size,
+        "augment": PUBLISHED_AUGMENT,
         "labels_drawn": 8,
         "head": "images",
         "loader_workers": 16,
@@ -84,6 +92,7 @@ def _runlocal(arg: ConfigDict) -> ConfigDict:
         "records": arg.records or "demo_out/stages/image",
         "batch_size": 16,
         "budget": 64,
+        "augment": PUBLISHED_AUGMENT,
         "labels_drawn": 8,
         "head": "images",
     }

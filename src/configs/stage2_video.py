@@ -24,7 +24,13 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import add_defaults, parse_arg, published_head, published_optim
+from codecvit.configs.common import (
+    PUBLISHED_AUGMENT,
+    add_defaults,
+    parse_arg,
+    published_head,
+    published_optim,
+)
 
 # Samples of images, images with text and video in one step; all samples of a run; weight of images.
 RECIPES = {
@@ -60,6 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.sources = _sources(arg.records or "records", images, ocr, video, 1024, 2048)
     config.sources.images.loss_weight = image_weight
     config.sources.ocr.labels = "words"
+    config.sources.images.image_size = config.sources.ocr.image_size = 448
     for source in config.sources.values():
         source.loader_workers = 4
     classes = {"images": arg.images, "ocr": arg.ocr, "video": arg.video}
@@ -82,6 +89,7 @@ def _sources(
             "records": f"{records}/image",
             "batch_size": images,
             "budget": image_budget,
+            "augment": PUBLISHED_AUGMENT,
             "head": "images",
         },
         "ocr": {

@@ -142,6 +142,7 @@ def main(argv: list[str]) -> int:
             patch=args.patch,
             selection=selection_config(args.preset, args.set),
             storage=Storage(args.storage, args.quality),
+            picture_side=args.picture_side,
             seed=0 if args.seed is None and args.draws > 1 else args.seed,
         )
         items = list_items(args.inputs, class_folders=args.labels == "folders")
@@ -315,6 +316,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     files.add_argument("--storage", choices=STORAGES, default=defaults.storage.kind)
     files.add_argument("--quality", type=int, default=defaults.storage.quality, help="of JPEG")
+    files.add_argument(
+        "--picture-side",
+        type=int,
+        default=defaults.picture_side,
+        metavar="N",
+        help="images are kept as files, their short side scaled down to at most N pixels",
+    )
     files.add_argument(
         "--files-per-shard", type=int, default=4096, help="most files of a shard (%(default)s)"
     )

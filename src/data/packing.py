@@ -21,7 +21,8 @@ from ..codec.pack import check_options
 from ..codec.selection import choose_groups, select
 from ..codec.view import View
 from ..sequence import NUM_SLOTS, PatchSequence
-from .record import RECORD_VERSION, Record, Storage, encode_record
+from .pictures import stored_picture
+from .record import PICTURE, RECORD_VERSION, Record, Storage, encode_record
 from .sources import Item, local_file
 
 
@@ -40,6 +41,8 @@ class PackOptions:
       patch: side of a patch in pixels.
       selection: what the codec mode values.
       storage: how patches are kept.
+      picture_side: images are kept as pictures; one whose short side has more pixels is scaled down
+        to it.
       seed: of the drawn frames; None takes fixed frames, if there is one draw.
     """
 
@@ -53,6 +56,7 @@ class PackOptions:
     patch: int = 14
     selection: SelectionConfig = dataclasses.field(default_factory=SelectionConfig)
     storage: Storage = dataclasses.field(default_factory=Storage)
+    picture_side: int = 512
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +67,11 @@ class PackOptions:
         if self.selection.policy == "groups" and self.modes != ("codec",):
             raise ValueError(
                 f"policy = groups makes records of mode codec alone, not {','.join(self.modes)!r}"
+            )
+        if self.picture_side < self.size:
+            raise ValueError(
+                f"picture_side = {self.picture_side} is below size = {self.size}: pictures would "
+                "be scaled down and up again"
             )
         if self.draws < 1:
             raise ValueError(f"draws = {self.draws} must be at least 1")
@@ -86,9 +95,11 @@ class PackOptions:
             "patch": self.patch,
             "budget": self.budget_of(mode),
             "record_version": RECORD_VERSION,
-            "storage": self.storage.kind,
+            "storage": PICTURE if mode == "image" else self.storage.kind,
         }
-        if self.storage.kind == "jpeg":
+        if mode == "image":
+            fields["picture_side"] = self.picture_side
+        elif self.storage.kind == "jpeg":
             fields["quality"] = self.storage.quality
         if mode != "image":
             fields["num_frames"] = self.num_frames
@@ -224,6 +235,7 @@ def _pack_image(options: PackOptions, item: Item, path: Path) -> Packed:
         gaps=np.zeros(0, np.float32),
         labels=item.labels,
         source=item.source,
+        picture=stored_picture(path, options.picture_side),
     )
     return _packed(record, options.storage)
 

@@ -22,12 +22,16 @@ from absl import flags
 from grain.experimental import ElasticIterator
 
 from ..sequence import PatchSequence
+from .augment import AugmentConfig, flip_sequence
 from .labels import load_labels
+from .pictures import crop_picture
+from .record import PICTURE
 from .records import RecordError, RecordSet
 
 Batch = dict[str, np.ndarray]
 
 _LOG = logging.getLogger(__name__)
+_NO_AUGMENT = AugmentConfig()
 # Batches decoded ahead, and the threads that do it (JPEG decoding releases the GIL). Grain's
 # defaults, 500 elements and 16 threads, are meant for single examples: at this place an element
 # is a whole batch.
@@ -43,15 +47,22 @@ class _Examples:
     budget: int
     labels: np.ndarray | None
     labels_drawn: int
+    image_size: int
+    augment: AugmentConfig
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
         stored = self.labels_drawn if self.labels is None else self.labels.shape[1]
-        return self.at(index, rng.choice(stored, self.labels_drawn, replace=False))
+        return self.at(index, rng.choice(stored, self.labels_drawn, replace=False), rng)
 
-    def at(self, index: int, columns_M: np.ndarray) -> Batch:
-        """Record `index` with the labels of these columns; weight 0 if it cannot be read."""
+    def at(
+        self, index: int, columns_M: np.ndarray, rng: np.random.Generator | None = None
+    ) -> Batch:
+        """Record `index` with the labels of these columns; weight 0 if it cannot be read.
+
+        With a generator it is augmented.
+        """
         try:
-            sequence = self.record_set[index].sequence
+            sequence = self._sequence(index, rng)
             self._check(index, sequence)
         except RecordError:
             return self.empty(index)
@@ -64,6 +75,16 @@ class _Examples:
         if self.labels is not None:
             row["labels"] = self.labels[index, columns_M]
         return row
+
+    def _sequence(self, index: int, rng: np.random.Generator | None) -> PatchSequence:
+        if rng is None:
+            return self.record_set[index].sequence
+        record = self.record_set.record(
+            index, lambda image: crop_picture(image, self.image_size, self.augment, rng)
+        )
+        if self.augment.flip and rng.uniform() < self.augment.flip:
+            return flip_sequence(record.sequence, record.view[1] // record.sequence.patch)
+        return record.sequence
 
     def empty(self, index: int) -> Batch:
         """A row that counts for nothing; of length 1, as attention over no token gives NaN."""
@@ -155,6 +176,8 @@ def make_loader(
     budget: int,
     labels: str | None = None,
     labels_drawn: int = 1,
+    image_size: int = 0,
+    augment: AugmentConfig = _NO_AUGMENT,
     seed: int = 0,
     shuffle: bool = True,
     process_index: int = 0,
@@ -170,7 +193,10 @@ def make_loader(
       budget: L of the batch; shorter sequences are padded.
       labels: name of a label file, or None: all labels are -1.
       labels_drawn: m of the batch: labels drawn per example of the n stored, without repetition.
-      seed: of the order (another one in each epoch) and of the label draws.
+      image_size: side in pixels of the view of pictures; 0 takes the size that they were packed
+        for.
+      augment: what is drawn anew for each example.
+      seed: of the order (another one in each epoch) and of all draws.
       shuffle: False keeps the order of the records.
       process_index: which process this is...
       process_count: ...of how many; each gets batch_size / process_count rows.
@@ -182,14 +208,15 @@ def make_loader(
 
     Raises:
       ValueError: the set is empty or holds sequences over the budget, the batch does not divide, or
-        the labels are missing, too few or made for other records.
+        the labels are missing, too few or made for other records; or records of patches are asked
+        for another size or random crops.
     """
     if process_count < 1 or batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size = {batch_size} must be a positive multiple of "
             f"process_count = {process_count}"
         )
-    examples = _make_examples(record_set, budget, labels, labels_drawn)
+    examples = _make_examples(record_set, budget, labels, labels_drawn, image_size, augment)
     dataset = grain.MapDataset.range(len(record_set)).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
@@ -241,12 +268,29 @@ def iterate_once(
 
 
 def _make_examples(
-    record_set: RecordSet, budget: int, labels: str | None, labels_drawn: int | None
+    record_set: RecordSet,
+    budget: int,
+    labels: str | None,
+    labels_drawn: int | None,
+    image_size: int = 0,
+    augment: AugmentConfig = _NO_AUGMENT,
 ) -> _Examples:
     """Checks what can be checked before the first batch; `labels_drawn` None takes all stored."""
     if len(record_set) == 0:
         raise ValueError(f"record set {record_set.path} is empty")
     longest = record_set.manifest["tokens"]["max"]
+    patch, packed_size = record_set.manifest["patch"], record_set.manifest["size"]
+    if record_set.manifest.get("storage") == PICTURE:
+        image_size = image_size or packed_size
+        if image_size < patch or image_size % patch:
+            raise ValueError(f"image_size = {image_size} must be a multiple of the patch {patch}")
+        longest = (image_size // patch) ** 2
+    elif image_size not in (0, packed_size) or augment.crops:
+        raise ValueError(
+            f"{record_set.path} holds patches of size {packed_size}, which can be flipped, but "
+            f"neither cropped (augment = {augment}) nor shown at image_size = {image_size}: pack "
+            "images for that, or videos at that size"
+        )
     if longest > budget:
         raise ValueError(
             f"budget = {budget} is below the longest sequence of {record_set.path} ({longest} "
@@ -260,4 +304,4 @@ def _make_examples(
             f"labels_drawn = {drawn} must lie in 1..{stored}, the labels that {labels!r} stores "
             "per record"
         )
-    return _Examples(record_set, budget, values, drawn)
+    return _Examples(record_set, budget, values, drawn, image_size, augment)

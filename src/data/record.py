@@ -11,16 +11,20 @@ import dataclasses
 import io
 import json
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from PIL import Image
 
+from ..codec.image import centre_crop, image_sequence, open_image
 from ..sequence import NUM_SLOTS, PatchSequence
 
 RECORD_VERSION = 2
 STORAGES = ("jpeg", "png", "raw")
+PICTURE = "picture"
+"""Storage of an image: its encoded file, which the loader crops, flips and cuts into patches."""
 _BLOCK = 8  # side of a JPEG transform block: with 4:4:4 sampling no coded unit is larger
 _COLUMNS = 32  # cells in a row of the mosaic
 _MAX_INDEX = np.iinfo(np.uint16).max
@@ -66,6 +70,7 @@ class Record:
       group: of a long video cut into groups: (place of this one, index of its first sample).
       labels: given labels by column name, as text.
       source: path of the file relative to its input, for people.
+      picture: of an image the encoded file, which is stored instead of its patches.
     """
 
     key: str
@@ -79,6 +84,7 @@ class Record:
     group: tuple[int, int] | None = None
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
+    picture: bytes | None = None
 
     def __post_init__(self) -> None:
         for name in ("descriptor", "pts", "gaps"):
@@ -103,7 +109,7 @@ def encode_record(record: Record, storage: Storage) -> bytes:
 
     Args:
       record: what to store.
-      storage: how to store its patches.
+      storage: how to store its patches, unless it has a picture.
 
     Returns:
       A safetensors file. All text lies in one metadata entry, because safetensors writes several in
@@ -121,34 +127,35 @@ def encode_record(record: Record, storage: Storage) -> bytes:
         "view": record.view,
         "patch": sequence.patch,
         "budget": record.budget,
-        "storage": storage.kind,
+        "storage": storage.kind if record.picture is None else PICTURE,
         "group": record.group,
         "labels": record.labels,
         "source": record.source,
     }
-    tensors = {
-        "positions": sequence.positions.astype(np.uint16),
-        "descriptor": record.descriptor,
-        "pts": record.pts,
-        "gaps": record.gaps,
-    }
-    if storage.kind == "raw":
-        tensors["patches"] = np.ascontiguousarray(sequence.patches)
+    tensors = {"descriptor": record.descriptor, "pts": record.pts, "gaps": record.gaps}
+    if record.picture is not None:
+        tensors["picture"] = np.frombuffer(record.picture, np.uint8)
     else:
+        tensors["positions"] = sequence.positions.astype(np.uint16)
+    if record.picture is None and storage.kind == "raw":
+        tensors["patches"] = np.ascontiguousarray(sequence.patches)
+    elif record.picture is None:
         tensors["mosaic"] = np.frombuffer(encode_mosaic(sequence.patches, storage), np.uint8)
     text = json.dumps(header, sort_keys=True, ensure_ascii=False)
     return safetensors.numpy.save(tensors, metadata={"record": text})
 
 
-def decode_record(data: bytes) -> Record:
+def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None = None) -> Record:
     """Reads what `encode_record` wrote.
 
     Args:
       data: the bytes of one record.
+      see: RGB image -> uint8 [S, S, 3], the view of a stored picture; by default the centre at the
+        size that it was packed for. Records that store patches have their view already.
 
     Returns:
       The record; its patches are the stored ones exactly for `raw` and `png`, close to them for
-      `jpeg`.
+      `jpeg`, and cut from the view of a picture.
 
     Raises:
       RecordError: the bytes are damaged, are no record, or are of a version that this program does
@@ -157,18 +164,28 @@ def decode_record(data: bytes) -> Record:
     header = _read_header(data)
     try:
         tensors = safetensors.numpy.load(data)
-        positions = tensors["positions"].astype(np.int32)
-        if header["storage"] == "raw":
-            patches = tensors["patches"]
+        view, budget, picture = tuple(header["view"]), header["budget"], None
+        if header["storage"] == PICTURE:
+            picture = tensors["picture"].tobytes()
+            image = open_image(io.BytesIO(picture), header["source"])
+            rgb_SS3 = centre_crop(image, view[0]) if see is None else see(image)
+            sequence = image_sequence(rgb_SS3, header["patch"])
+            view, budget = rgb_SS3.shape[:2], len(sequence)
         else:
-            mosaic = tensors["mosaic"].tobytes()
-            patches = decode_mosaic(mosaic, len(positions), header["patch"])
+            positions = tensors["positions"].astype(np.int32)
+            if header["storage"] == "raw":
+                patches = tensors["patches"]
+            else:
+                mosaic = tensors["mosaic"].tobytes()
+                patches = decode_mosaic(mosaic, len(positions), header["patch"])
+            sequence = PatchSequence(patches, positions)
         return Record(
             key=header["key"],
             mode=header["mode"],
-            view=tuple(header["view"]),
-            budget=header["budget"],
-            sequence=PatchSequence(patches, positions),
+            view=view,
+            budget=budget,
+            sequence=sequence,
+            picture=picture,
             descriptor=tensors["descriptor"],
             pts=tensors["pts"],
             gaps=tensors["gaps"],

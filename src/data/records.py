@@ -16,12 +16,14 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
+from PIL import Image
 
 from ..files import PathOrUrl, download, is_url, join, list_files, read_bytes, write_atomic
 from .labels import Labels, given_labels, label_files, label_names, load_labels, save_labels
@@ -77,9 +79,13 @@ class RecordSet:
 
     def __getitem__(self, index: int) -> Record:
         """Record `index`, decoded."""
+        return self.record(index)
+
+    def record(self, index: int, see: Callable[[Image.Image], np.ndarray] | None = None) -> Record:
+        """Record `index`, decoded; `see` as for `decode_record`."""
         data = self.read(index)
         try:
-            return decode_record(data)
+            return decode_record(data, see)
         except RecordError as error:
             raise RecordError(f"{self._where(index)}: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from ..data.augment import AugmentConfig
 from ..models.vit import ViTConfig
 from .parse_config import build, require, unknown_field
 from .run_config import (
@@ -31,7 +32,8 @@ class PhaseConfig:
     Attributes:
       from_step: the first step of the phase.
       start_index: the phase's own data begin at this example of their stream.
-      records, budget, batch_size: take the place of the source's; None leaves it as it was.
+      records, budget, batch_size, image_size: take the place of the source's; None leaves it as it
+        was.
     """
 
     from_step: int
@@ -39,6 +41,7 @@ class PhaseConfig:
     records: str | None = None
     budget: int | None = None
     batch_size: int | None = None
+    image_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,9 @@ class SourceConfig:
       records: folder of the record set.
       batch_size: samples of this source in one optimiser step, over all devices.
       budget: tokens per row; sequences are padded up to it.
+      image_size: side in pixels at which images are seen; 0 takes the size that they were packed
+        for.
+      augment: random crops (images only) and flips.
       labels: name of a file labels/NAME.npy of the record set.
       labels_drawn: labels drawn per sample and step of the n that the file holds.
       head: name of the head, a key of `heads`.
@@ -60,6 +66,8 @@ class SourceConfig:
     records: str
     batch_size: int
     budget: int
+    image_size: int = 0
+    augment: AugmentConfig = AugmentConfig()
     labels: str = "clusters"
     labels_drawn: int = 1
     head: str = "main"
@@ -235,7 +243,7 @@ def buckets(source: SourceConfig) -> dict[str, SourceConfig]:
     for name, phase in source.phases.items():
         changes = {
             field: value
-            for field in ("records", "budget", "batch_size")
+            for field in ("records", "budget", "batch_size", "image_size")
             if (value := getattr(phase, field)) is not None
         }
         made[name] = dataclasses.replace(made[next(reversed(made))], **changes)

@@ -134,6 +134,8 @@ def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
         budget=source.budget,
         labels=source.labels,
         labels_drawn=source.labels_drawn,
+        image_size=source.image_size,
+        augment=source.augment,
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
