@@ -1,15 +1,22 @@
-"""Time of one training step on this machine, by recomputation policy and allocator setting.
+"""The training step beside the same step in PyTorch, in one run.
 
-    python benchmarks/train_step.py [--variant Ti/14] [--depth 4] [--batch 16] [--tokens 128]
+    python benchmarks/train_step.py            # a GPU: ViT-L/14, bfloat16, 65,536 tokens a step
+    python benchmarks/train_step.py --tiny     # a CPU: ViT-Ti/14, float32, 8 x 256 tokens
 
-The step is the trainer's own (forward, backward, AdamW) on random patches. Each variant runs in a
-process of its own, twice in turn; the table has the medians of the step times, and of all of
-them the fastest. `huge pages` means GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as scripts/demo.sh sets.
+First every attention that this device has is compared with a dense float32 reference, and the
+losses of both steps from equal parameters with each other; a difference ends the run. Then each
+side runs in processes of its own, in turn (jax, torch, jax, torch); the table has medians of the
+step times. Both steps: forward, backward, clip, AdamW on float32 parameters, CosFace over 4,096
+classes with one label. PyTorch runs eager and compiled, with scaled_dot_product_attention and
+fused AdamW. TFLOP/s by the count of trainers/flops.py.
+
+Imports models, losses and the trainers' step only: no data reader, no av, no ml_collections.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,79 +25,263 @@ import time
 
 import numpy as np
 
-VARIANTS = {
-    "remat none, huge pages": ({"remat": "none"}, True),
-    "remat none": ({"remat": "none"}, False),
-    "remat dots, huge pages": ({"remat": "dots"}, True),
-    "remat full, huge pages": ({"remat": "full"}, True),
-    "unrolled, huge pages": ({"scan": False}, True),
+# name -> (variant, batch, tokens)
+CASES = {
+    "gpu": {"L/14, 2,048 tokens": ("L/14", 32, 2048), "L/14, 256 tokens": ("L/14", 256, 256)},
+    "tiny": {"Ti/14, 256 tokens": ("Ti/14", 8, 256)},
 }
-ROUNDS, STEPS = 2, 10
+CLASSES = 4096
+ROUNDS = 2
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--variant", default="Ti/14")
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--tiny", action="store_true", help="the CPU's case")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of a process")
+    parser.add_argument("--tokens", type=int, default=65_536, help="of a step, without --tiny")
+    parser.add_argument("--remat", default="none", help="recomputation policy of ours")
+    parser.add_argument("--worker", choices=["check", "jax", "torch"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure(args, VARIANTS[args.one][0])))
+    if args.worker:
+        {"check": check, "jax": run_jax, "torch": run_torch}[args.worker](args)
         return
-    times = {name: [] for name in VARIANTS}
+    have_torch = importlib.util.find_spec("torch") is not None
+    if not have_torch:
+        print("torch is not installed: no comparison")
+    worker(args, "check")
+    rows = []
     for _ in range(ROUNDS):
-        for name, (_, huge) in VARIANTS.items():
-            env = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1" if huge else ""}
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
-            done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-            times[name] += json.loads(done.stdout)
-    print("| variant | median ms | fastest ms |\n|---|---|---|")
-    for name, values in times.items():
-        print(f"| {name} | {1e3 * np.median(values):.0f} | {1e3 * min(values):.0f} |")
+        rows += worker(args, "jax")
+        if have_torch:
+            rows += worker(args, "torch")
+    print(table(args, rows))
 
 
-def measure(args, fields):
-    """Seconds of each of a few steps, after two that compile and warm up."""
+def worker(args, name):
+    """The JSON lines of one process."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", name]
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"the process {name!r} ended with status {done.returncode}\n{done.stdout}")
+    found = []
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            found.append(json.loads(line))
+        else:
+            print(line, flush=True)
+    return found
+
+
+def cases(args):
+    chosen = CASES["tiny" if args.tiny else "gpu"]
+    if args.tiny:
+        return chosen
+    return {name: (v, max(1, args.tokens // L), L) for name, (v, _, L) in chosen.items()}
+
+
+def table(args, rows):
+    peak = max((row["peak"] for row in rows), default=0.0)
+    lines = [
+        "| case | side | ms | TFLOP/s | share of peak | peak memory GiB | of the faster PyTorch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in cases(args):
+        seconds, memory, flops = {}, {}, {}
+        for row in (row for row in rows if row["case"] == case):
+            seconds.setdefault(row["side"], []).extend(row["seconds"])
+            memory[row["side"]] = row["memory"]
+            flops[case] = row["flops"]
+        median = {side: float(np.median(values)) for side, values in seconds.items()}
+        best = min((ms for side, ms in median.items() if side.startswith("PyTorch")), default=None)
+        for side, value in median.items():
+            rate = flops[case] / value / 1e12
+            share = f"{rate / peak:.1%}" if peak else ""
+            ratio = f"{best / value:.2f} x its speed" if best else ""
+            gib = f"{memory[side]:.1f}" if memory[side] else ""
+            lines.append(
+                f"| {case} | {side} | {1e3 * value:.1f} | {rate:.3g} | {share} | {gib} | {ratio} |"
+            )
+    return "\n".join(lines)
+
+
+def random_batch(batch, tokens, patch):
+    rng = np.random.default_rng(0)
+    return {
+        "patches": rng.integers(0, 256, (batch, tokens, patch**2 * 3), np.uint8),
+        "positions": np.sort(rng.integers(0, 16, (batch, tokens, 3)), axis=1).astype(np.int32),
+        "length": np.full(batch, tokens, np.int32),
+        "labels": rng.integers(0, CLASSES, (batch, 1)).astype(np.int32),
+        "weight": np.ones(batch, np.float32),
+    }
+
+
+def make_config(variant, batch, tokens, dtype, remat="none", depth=None):
+    from codecvit.trainers.config import PretrainConfig
+
+    model = {"variant": variant, "dtype": dtype, "remat": remat, "depth": depth}
+    return PretrainConfig.from_dict(
+        {
+            "model": model,
+            "sources": {"main": {"records": "none", "batch_size": batch, "budget": tokens}},
+            "heads": {"main": {"num_classes": CLASSES}},
+            "optim": {"lr": 1e-4, "schedule": "constant"},
+            "total_steps": 1000,
+        }
+    )
+
+
+def check(args):
+    """Every attention of this device against a dense reference; the two steps' losses."""
+    import jax
+    import jax.numpy as jnp
+
+    from codecvit.models.attention import IMPLEMENTATIONS, attention
+    from codecvit.trainers.train_step import init_state, make_train_step
+
+    platform = jax.default_backend()
+    available = {"cpu": ["xla"], "gpu": ["xla", "cudnn"], "tpu": ["xla", "splash"]}[platform]
+    print(f"attentions: {', '.join(available)} of {', '.join(IMPLEMENTATIONS)} on {platform}")
+    B, L, H, K = 2, 256, 4, 64
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, g = (jax.random.normal(key, (B, L, H, K)) for key in keys)
+    lengths = jnp.array([L, 77])
+    valid = (jnp.arange(L) < lengths[:, None])[:, :, None, None]
+
+    def dense(q, k, v):
+        with jax.default_matmul_precision("highest"):
+            logits = jnp.einsum("blhk,bshk->bhls", q, k) * K**-0.5
+            logits = jnp.where(valid[:, None, None, :, 0, 0], logits, -1e30)
+            return jnp.einsum("bhls,bshk->blhk", jax.nn.softmax(logits), v)
+
+    def results(run, dtype):
+        out, vjp = jax.vjp(run, *(x.astype(dtype) for x in (q, k, v)))
+        gradients = vjp((g * valid).astype(out.dtype))
+        return [np.asarray(x * valid, np.float32) for x in (out, *gradients)]
+
+    want = results(dense, jnp.float32)
+    for impl in available:
+        dtype, limit = (jnp.float32, 1e-4) if impl == "xla" else (jnp.bfloat16, 0.04)
+        if platform == "gpu" and impl == "xla":
+            limit = 2e-2  # TF32 products
+        got = results(lambda *a, i=impl: attention(*a, lengths_B=lengths, impl=i), dtype)
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(got, want, strict=True))
+        print(f"attention {impl}: largest difference {worst:.1e} (limit {limit:g})")
+        if not worst < limit:
+            sys.exit(f"attention {impl} differs from the dense reference")
+    if importlib.util.find_spec("torch") is None:
+        return
+
+    import torch
+    import torch_step
+
+    with jax.default_device(jax.devices("cpu")[0]), jax.default_matmul_precision("highest"):
+        config = make_config("Ti/14", 4, 64, "float32", depth=2)
+        state = init_state(config, jax.random.key(0))
+        batch = random_batch(4, 64, 14)
+        _, metrics = jax.jit(make_train_step(config))(state, {"main": batch})
+        ours = float(metrics["loss"])
+    model = torch_step.TorchViT(192, 2, 3, 768, 14, CLASSES)
+    torch_step.load_jax(model, jax.device_get(state["params"]))
+    tensors = [torch.from_numpy(batch[key]) for key in ("patches", "positions", "labels")]
+    loss = model.loss(tensors[0], tensors[1], tensors[2][:, 0].long())
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for n, p in model.named_parameters() if n != "centres"])
+    pairs = {
+        "loss": (ours, loss.item()),
+        "gradient norm": (float(metrics["grad_norm/encoder"]), norm.norm().item()),
+    }
+    for name, (a, b) in pairs.items():
+        print(f"{name} of equal parameters: ours {a:.6f}, PyTorch {b:.6f}")
+        if abs(a - b) > 1e-4 * abs(b):
+            sys.exit(f"the two steps do not compute the same {name}")
+
+
+def run_jax(args):
     import jax
 
     from codecvit.trainers import mesh as meshes
-    from codecvit.trainers.config import PretrainConfig
+    from codecvit.trainers.flops import head_flops_per_sample, peak_tflops, train_flops_per_token
     from codecvit.trainers.train_step import init_state, make_train_step
 
-    source = {"records": "none", "batch_size": args.batch, "budget": args.tokens}
-    config = PretrainConfig.from_dict(
-        {
-            "model": {"variant": args.variant, "depth": args.depth, "dtype": "auto", **fields},
-            "sources": {"video": source},
-            "heads": {"main": {"num_classes": 64}},
-            "total_steps": 100,
-        }
-    )
-    rng = np.random.default_rng(0)
-    shape = (args.batch, args.tokens)
-    batch = {
-        "patches": rng.integers(0, 256, (*shape, config.model.patch**2 * 3), np.uint8),
-        "positions": np.sort(rng.integers(0, 8, (*shape, 3)), axis=1).astype(np.int32),
-        "length": np.full(args.batch, args.tokens, np.int32),
-        "labels": rng.integers(0, 64, (args.batch, 1)).astype(np.int32),
-        "weight": np.ones(args.batch, np.float32),
-    }
-    seconds = []
-    mesh = meshes.make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
-        state = jax.jit(lambda key: init_state(config, key))(jax.random.key(0))
-        step = jax.jit(make_train_step(config), donate_argnums=0)
-        batches = {"video": meshes.put_batch(batch, mesh)}
-        for _ in range(STEPS + 2):
-            start = time.perf_counter()
-            state, metrics = step(state, batches)
-            jax.block_until_ready((state, metrics))
-            seconds.append(time.perf_counter() - start)
-    return seconds[2:]
+    for name, (variant, batch, tokens) in cases(args).items():
+        dtype = "float32" if args.tiny else "bfloat16"
+        config = make_config(variant, batch, tokens, dtype, args.remat)
+        mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
+        with jax.set_mesh(mesh):
+            state = jax.jit(lambda key, c=config: init_state(c, key))(jax.random.key(0))
+            step = jax.jit(make_train_step(config), donate_argnums=0)
+            rows = {"main": meshes.put_batch(random_batch(batch, tokens, 14), mesh)}
+            seconds = []
+            for _ in range(args.steps + 2):  # two that compile and warm up
+                start = time.perf_counter()
+                state, metrics = step(state, rows)
+                jax.block_until_ready((state, metrics))
+                seconds.append(time.perf_counter() - start)
+            del state
+        stats = jax.devices()[0].memory_stats() or {}
+        flops = batch * tokens * train_flops_per_token(config.model, tokens)
+        report(
+            case=name,
+            side="JAX, ours",
+            seconds=seconds[2:],
+            memory=stats.get("peak_bytes_in_use", 0) / 2**30,
+            flops=flops + batch * head_flops_per_sample(config.model.width, CLASSES),
+            peak=peak_tflops(jax.devices()[0]),
+        )
+
+
+def run_torch(args):
+    import torch
+    import torch_step
+
+    from codecvit.trainers.flops import head_flops_per_sample, train_flops_per_token
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")
+    for name, (variant, batch, tokens) in cases(args).items():
+        model_config = make_config(variant, batch, tokens, "float32").model
+        c = model_config
+        sizes = (c.width, c.depth, c.num_heads, c.mlp_dim, c.patch, CLASSES)
+        rows = random_batch(batch, tokens, 14)
+        inputs = [torch.from_numpy(rows[k]).to(device) for k in ("patches", "positions", "labels")]
+        inputs[2] = inputs[2][:, 0].long()
+        for side in ["PyTorch eager"] + ["PyTorch compiled"] * (device == "cuda"):
+            torch.manual_seed(0)
+            model = torch_step.TorchViT(*sizes).to(device)
+            if side.endswith("compiled"):
+                model.loss = torch.compile(model.loss)
+            step = torch_step.make_step(
+                model, torch_step.make_optimizer(model), autocast=not args.tiny
+            )
+            seconds = []
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            for _ in range(args.steps + 3):
+                start = time.perf_counter()
+                step(*inputs)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
+            memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+            flops = batch * tokens * train_flops_per_token(model_config, tokens)
+            report(
+                case=name,
+                side=side,
+                seconds=seconds[3:],
+                memory=memory / 2**30,
+                flops=flops + batch * head_flops_per_sample(c.width, CLASSES),
+                peak=0.0,
+            )
+            del model, step
+            if device == "cuda":
+                torch.cuda.empty_cache()
+
+
+def report(**row):
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
