@@ -16,6 +16,7 @@ VERBS = {
     "llava": ("codec.llava.cli", "mosaics for LLaVA: training data, evaluation assets, checks"),
     "demo-data": ("data.demo", "write the demo data set: moving digits over photographs"),
     "cluster": ("cluster.__main__", "record set -> k-means labels"),
+    "clusters": ("cluster.show", "pictures of clusters, and of samples gathering at them"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
     "probe": ("trainers.probe", "k-NN and linear probe of an encoder on labelled record sets"),

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import AxisType
 
 from ..codec.descriptor import SIZES
-from ..data.labels import save_labels
+from ..data.labels import check_label_name, save_labels
 from ..data.records import RecordSet
+from .feature_files import read_features
 from .features import Features, descriptors, embeddings, encoder_embed
 from .kmeans import kmeans
 from .labels import (
@@ -31,10 +32,12 @@ DESCRIPTION = """\
 Groups the records of one or several record sets by k-means and gives each record its nearest
 centres as labels.
 
-Features are the descriptors that the records carry, or with --encoder the embeddings of a trained
-encoder. Several sets (for example the codec, frames and collage sets of the same clips) share the
-centres; each gets its own labels/NAME.npy. Records are not rewritten and no video is opened.
---centres gives labels by centres that an earlier call made, for example for a test set.
+Features are the descriptors that the records carry, with --encoder the embeddings of a trained
+encoder, or with --features those of any model, from a file. Several sets (for example the codec,
+frames and collage sets of the same clips) share the centres; each gets its own labels/NAME.npy.
+Records are not rewritten and no video is opened. --centres gives labels by centres that an earlier
+call made, for example for a test set. A call that was killed goes on from
+labels/NAME.progress.safetensors of the first set when it is repeated.
 
 Several clusterings can teach one head: `labels=a+b` in a training configuration puts labels/a.npy
 and labels/b.npy side by side."""
@@ -77,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         "--encoder", metavar="PATH", help="work directory, checkpoint or exported folder"
     )
     features.add_argument(
+        "--features",
+        metavar="FILE",
+        help="NAME.npy with NAME.keys.txt beside it (a record key per line), or a .parquet with "
+        "the columns key and feature",
+    )
+    features.add_argument(
         "--part", choices=tuple(SIZES), help="cluster one part of the descriptors alone"
     )
     parser.add_argument(
@@ -85,9 +94,20 @@ def _parser() -> argparse.ArgumentParser:
         default=32,
         help="records per embedding step (default %(default)s)",
     )
+    parser.add_argument(
+        "--mini-batch",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="move the centres after each random batch of so many rows: fewer passes over many "
+        "rows (default: after each pass)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the seeding (default %(default)s)")
     parser.add_argument(
-        "--iterations", type=int, default=20, help="updates at most (default %(default)s)"
+        "--iterations",
+        type=int,
+        default=20,
+        help="updates, or passes, at most (default %(default)s)",
     )
     parser.add_argument(
         "--init",
@@ -101,12 +121,13 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     if args.k is not None and not 1 <= args.n <= args.k:  # said before the features cost minutes
         raise ValueError(f"--n {args.n}: choose 1 <= n <= k, which is {args.k}")
+    check_label_name(args.name)
     record_sets = [RecordSet(path) for path in args.records]
     for record_set in record_sets:
         check_free(record_set, args.name)
     given = _given_centres(args) if args.centres else None
-    features = _features(record_sets, args.encoder, args.batch_size, args.part)
-    centres = given or _found_centres(features, args)
+    features = _features(record_sets, args)
+    centres = given or _found_centres(record_sets, features, args)
 
     for record_set, rows in zip(record_sets, features, strict=True):
         labels_Nn = assign(rows, centres.centres_KD, args.n)
@@ -118,17 +139,19 @@ def _run(args: argparse.Namespace) -> None:
         print("\n".join(_summary(record_set, labels_Nn, len(centres.centres_KD), path)))
 
 
-def _features(
-    record_sets: Sequence[RecordSet], encoder: str | None, batch_size: int, part: str | None
-) -> list[Features]:
-    if encoder is None:
-        return [descriptors(record_set, part) for record_set in record_sets]
-    embed = encoder_embed(encoder)
-    return [embeddings(record_set, embed, batch_size) for record_set in record_sets]
+def _features(record_sets: Sequence[RecordSet], args: argparse.Namespace) -> list[Features]:
+    if args.features:
+        return [read_features(args.features, record_set) for record_set in record_sets]
+    if args.encoder is None:
+        return [descriptors(record_set, args.part) for record_set in record_sets]
+    embed = encoder_embed(args.encoder)
+    return [embeddings(record_set, embed, args.batch_size) for record_set in record_sets]
 
 
 def _kind(args: argparse.Namespace) -> str:
-    """What the features are: `encoder`, `descriptor` or `descriptor/PART`."""
+    """What the features are: `file`, `encoder`, `descriptor` or `descriptor/PART`."""
+    if args.features:
+        return "file"
     if args.encoder:
         return "encoder"
     return f"descriptor/{args.part}" if args.part else "descriptor"
@@ -140,20 +163,32 @@ def _given_centres(args: argparse.Namespace) -> Centres:
     if centres.meta["features"] != kind:
         raise ValueError(
             f"--centres {args.centres}: made from {centres.meta['features']} features, these are "
-            f"{kind} features: give --encoder and --part to both calls or to neither"
+            f"{kind} features: give --features, --encoder and --part to both calls or to neither"
         )
     return centres
 
 
-def _found_centres(features: Sequence[Features], args: argparse.Namespace) -> Centres:
+def _found_centres(
+    record_sets: Sequence[RecordSet], features: Sequence[Features], args: argparse.Namespace
+) -> Centres:
     devices = jax.device_count()
     mesh = jax.make_mesh((devices,), ("rows",), axis_types=(AxisType.Auto,))
     widths = {rows.rows_ND.shape[1] for rows in features}
     if len(widths) > 1:
         raise ValueError(f"the record sets have features of different lengths {sorted(widths)}")
-    rows_ND = np.concatenate([rows.rows_ND[rows.readable_N] for rows in features])
+    if len(features) == 1 and features[0].readable_N.all():
+        rows_ND = features[0].rows_ND  # a memory-mapped file stays one
+    else:
+        rows_ND = np.concatenate([rows.rows_ND[rows.readable_N] for rows in features])
     found = kmeans(
-        rows_ND, args.k, seed=args.seed, iterations=args.iterations, init=args.init, mesh=mesh
+        rows_ND,
+        args.k,
+        seed=args.seed,
+        iterations=args.iterations,
+        init=args.init,
+        batch_rows=args.mini_batch,
+        mesh=mesh,
+        progress=record_sets[0].path / "labels" / f"{args.name}.progress.safetensors",
     )
     # Rows and centres have unit length: squared distance = 2 - 2 cos.
     cosine = 1 - found.inertia[-1] / len(rows_ND) / 2
@@ -166,6 +201,8 @@ def _found_centres(features: Sequence[Features], args: argparse.Namespace) -> Ce
     meta: dict[str, Any] = {
         "features": _kind(args),
         "encoder": args.encoder,
+        "file": args.features,
+        "mini_batch": args.mini_batch,
         "records": [str(path) for path in args.records],
         "rows": len(rows_ND),
         "k": args.k,

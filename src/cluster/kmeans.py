@@ -1,4 +1,4 @@
-"""Spherical k-means, sharded over the rows.
+"""Spherical k-means, sharded over the rows, in blocks where they are many.
 
 Rows and centres live on the unit sphere, where the squared Euclidean distance is 2 - 2 cos: the
 nearest centre is the one of the largest cosine (Dhillon & Modha 2001, "Concept decompositions for
@@ -14,13 +14,16 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
+from .blocks import RowBlocks
 from .nearest import chunk_rows, cosines, unit_rows
+from .progress_file import Progress, ProgressFile
 
 # Seeding makes K passes over its rows; a sample of this many rows per centre is as good
 # as all of them.
@@ -52,8 +55,11 @@ def kmeans(
     seed: int,
     iterations: int = 20,
     init: str | np.ndarray = "k-means++",
+    batch_rows: int = 0,
     chunk: int | None = None,
+    block_rows: int | None = None,
     mesh: Mesh | None = None,
+    progress: Path | None = None,
 ) -> KMeansResult:
     """Clusters the directions of the rows: seeding, then Lloyd's iterations until nothing changes.
 
@@ -63,72 +69,114 @@ def kmeans(
     centres. An empty cluster takes the row that lies farthest from its centre, which can only lower
     the inertia.
 
+    With `batch_rows` the centres move after each random batch of so many rows instead, each by its
+    own count of rows so far (mini-batch k-means, Sculley 2010): fewer passes over many rows, for a
+    somewhat higher inertia. A centre that no row comes to stays where it is.
+
     Args:
-      features_ND: finite float rows; they are scaled to unit length here. All of them must fit the
-        mesh's memory.
+      features_ND: finite float rows, also memory-mapped; they are scaled to unit length here, and
+        pass through the devices in blocks where they are many.
       k: number of centres, at most N.
-      seed: of the seeding; the same seed and features give the same centres.
-      iterations: updates at most; the published recipe makes 20.
+      seed: of the seeding and of the batches; the same seed and features give the same centres.
+      iterations: updates at most, or passes of mini-batch k-means; the published recipe makes 20.
       init: "k-means++", "random", or the first centres [K, D].
+      batch_rows: rows of a mini-batch; 0 makes Lloyd's iterations.
       chunk: rows per device whose [C, K] cosines are held at once; by default chosen from k.
+      block_rows: rows on the devices at once; by default chosen from D.
       mesh: its devices share the rows; the first device alone when None. The centres do not depend
         on it beyond the rounding of sums.
+      progress: a file that is written after each update; a killed clustering that is called again
+        goes on from it, to the same centres bit by bit. Removed at the end.
 
     Returns:
       A KMeansResult.
 
     Raises:
       ValueError: k or iterations out of range, an unknown init, features that are not finite
-        [N, D].
+        [N, D], or a progress file of another clustering.
     """
-    x_ND = unit_rows(features_ND)
-    if not 1 <= k <= len(x_ND):
-        raise ValueError(f"k={k}: k-means needs 1 <= k <= the number of rows, which is {len(x_ND)}")
+    if features_ND.ndim != 2:
+        raise ValueError(f"features have shape {features_ND.shape}; give [rows, features]")
+    total = len(features_ND)
+    if not 1 <= k <= total:
+        raise ValueError(f"k={k}: k-means needs 1 <= k <= the number of rows, which is {total}")
     if iterations < 1:
         raise ValueError(f"iterations={iterations}: at least one update is needed")
-    centres_KD = _first_centres(x_ND, k, init, seed)
-
     mesh = mesh or jax.make_mesh(
         (1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
     )
+    blocks = RowBlocks(features_ND, mesh, chunk or chunk_rows(k), batch_rows or block_rows)
+    kind = init if isinstance(init, str) else "given"
+    options = {"k": k, "seed": seed, "init": kind, "batch_rows": batch_rows}
+    file = ProgressFile(progress, options, features_ND)
+    done = file.load()
+    if done is None:
+        centres_KD = _first_centres(blocks, k, init, seed)
+        done = Progress(0, centres_KD, np.zeros(k), [])
     with jax.set_mesh(mesh):  # also where the caller has set another one
-        return _lloyd(x_ND, centres_KD, iterations, chunk or chunk_rows(k), mesh)
+        if batch_rows:
+            done = _mini_batches(blocks, done, iterations, seed, mesh, file)
+            iterations = done.update  # what is left is to measure
+        result = _lloyd(blocks, done, iterations, mesh, file)
+    file.remove()
+    return result
 
 
 def _lloyd(
-    x_ND: np.ndarray, centres_KD: np.ndarray, iterations: int, chunk: int, mesh: Mesh
+    blocks: RowBlocks, done: Progress, iterations: int, mesh: Mesh, file: ProgressFile
 ) -> KMeansResult:
     """Lloyd's iterations: assign each row, then move each centre to the direction of its rows."""
-    local_rows = math.ceil(len(x_ND) / mesh.size)
-    chunk = math.ceil(local_rows / math.ceil(local_rows / chunk))  # even chunks: little padding
-    padding = (-len(x_ND)) % (mesh.size * chunk)
-    over_rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    rows = jax.device_put(np.pad(x_ND, ((0, padding), (0, 0))), over_rows)
-    weight = jax.device_put(np.pad(np.ones(len(x_ND), np.float32), (0, padding)), over_rows)
-    nearest = jax.device_put(np.full(len(x_ND) + padding, -1, np.int32), over_rows)
-
-    inertia: list[float] = []
-    for update in range(iterations + 1):
-        out = _assign(rows, weight, nearest, centres_KD, mesh=mesh, chunk=chunk)
-        nearest = out["nearest_N"]
-        counts_K = np.asarray(out["counts_K"]).astype(np.int64)
-        inertia.append(float(out["inertia"]))
-        settled = int(out["changed"]) == 0
-        if update == iterations or settled:
+    centres_KD, inertia = done.centres_KD, list(done.inertia)
+    nearest_N = np.empty(len(blocks), np.int32)
+    distance_N = np.empty(len(blocks), np.float32)
+    for update in range(done.update, iterations + 1):
+        sums_KD, counts_K = np.zeros(centres_KD.shape), np.zeros(len(centres_KD), np.int64)
+        cost = 0.0
+        for block in blocks:
+            out = _assign(block.rows_RD, block.weight_R, centres_KD, mesh=mesh, chunk=blocks.chunk)
+            count = len(nearest_N[block.index])
+            nearest_N[block.index] = np.asarray(out["nearest_N"])[:count]
+            distance_N[block.index] = np.asarray(out["distance_N"])[:count]
+            sums_KD += np.asarray(out["sums_KD"])
+            counts_K += np.asarray(out["counts_K"])
+            cost += float(out["inertia"])
+        inertia.append(cost)
+        if update == iterations:
             break
-        sums_KD = np.array(out["sums_KD"])
+        sums_KD = sums_KD.astype(np.float32)
         if (counts_K == 0).any():
-            distance_N = np.asarray(out["distance_N"])[: len(x_ND)]
-            _repair(x_ND, np.asarray(nearest)[: len(x_ND)], distance_N, sums_KD, counts_K)
-        centres_KD = _directions(sums_KD, otherwise=centres_KD)
+            _repair(blocks, nearest_N, distance_N, sums_KD, counts_K.copy())
+        moved_KD = _directions(sums_KD, otherwise=centres_KD)
+        if np.array_equal(moved_KD, centres_KD):  # no row has changed its centre
+            break
+        centres_KD = moved_KD
+        file.save(Progress(update + 1, centres_KD, done.counts_K, inertia))
     return KMeansResult(centres_KD, inertia, counts_K)
+
+
+def _mini_batches(
+    blocks: RowBlocks, done: Progress, passes: int, seed: int, mesh: Mesh, file: ProgressFile
+) -> Progress:
+    """Passes over all rows in random batches, each of which moves the centres."""
+    for number in range(done.update, passes):
+        _, centres_KD, counts_K, inertia = done
+        counts_K, cost = counts_K.copy(), 0.0
+        for block in blocks.shuffled(np.random.default_rng([seed, number])):
+            out = _assign(block.rows_RD, block.weight_R, centres_KD, mesh=mesh, chunk=blocks.chunk)
+            # Each centre is the mean of all rows that it was nearest to so far.
+            sums_KD = counts_K[:, None] * centres_KD + np.asarray(out["sums_KD"])
+            centres_KD = _directions(sums_KD.astype(np.float32), otherwise=centres_KD)
+            counts_K += np.asarray(out["counts_K"])
+            cost += float(out["inertia"])
+        done = Progress(number + 1, centres_KD, counts_K, [*inertia, cost])
+        file.save(done)
+    return done
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "chunk"))
 def _assign(
     rows_ND: jax.Array,
     weight_N: jax.Array,
-    before_N: jax.Array,
     centres_KD: jax.Array,
     *,
     mesh: Mesh,
@@ -139,7 +187,7 @@ def _assign(
     split, whole = PartitionSpec(axes), PartitionSpec()
 
     def local(
-        rows_ND: jax.Array, weight_N: jax.Array, before_N: jax.Array, centres_KD: jax.Array
+        rows_ND: jax.Array, weight_N: jax.Array, centres_KD: jax.Array
     ) -> dict[str, jax.Array]:
         def one_chunk(
             carry: tuple[jax.Array, jax.Array], part: tuple[jax.Array, jax.Array]
@@ -165,12 +213,10 @@ def _assign(
             ),
         )
         nearest_N = nearest.reshape(-1)
-        changed = jnp.sum((nearest_N != before_N) & (weight_N > 0))
         totals = {
             "sums_KD": sums_KD,
             "counts_K": counts_K,
             "inertia": jnp.sum(jnp.sum(distance, axis=1)),
-            "changed": changed,
         }
         per_row = {"nearest_N": nearest_N, "distance_N": distance.reshape(-1)}
         return jax.lax.psum(totals, axes) | per_row
@@ -178,20 +224,19 @@ def _assign(
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(split, split, split, whole),
+        in_specs=(split, split, whole),
         out_specs={
             "sums_KD": whole,
             "counts_K": whole,
             "inertia": whole,
-            "changed": whole,
             "nearest_N": split,
             "distance_N": split,
         },
-    )(rows_ND, weight_N, before_N, centres_KD)
+    )(rows_ND, weight_N, centres_KD)
 
 
 def _repair(
-    x_ND: np.ndarray,
+    blocks: RowBlocks,
     nearest_N: np.ndarray,
     distance_N: np.ndarray,
     sums_KD: np.ndarray,
@@ -207,9 +252,10 @@ def _repair(
         # yet passed.
         row = next(row for row in farthest_first if counts_K[nearest_N[row]] > 1)
         donor = nearest_N[row]
-        sums_KD[donor] -= x_ND[row]
+        (x_D,) = blocks.take(np.array([row]))
+        sums_KD[donor] -= x_D
         counts_K[donor] -= 1
-        sums_KD[empty] = x_ND[row]
+        sums_KD[empty] = x_D
         counts_K[empty] = 1
 
 
@@ -219,21 +265,24 @@ def _directions(sums_KD: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     return np.where(norm_K1 > 1e-6, sums_KD / np.maximum(norm_K1, 1e-6), otherwise)
 
 
-def _first_centres(x_ND: np.ndarray, k: int, init: str | np.ndarray, seed: int) -> np.ndarray:
+def _first_centres(blocks: RowBlocks, k: int, init: str | np.ndarray, seed: int) -> np.ndarray:
     """The centres that Lloyd's iterations start from [K, D]."""
     if isinstance(init, np.ndarray):
-        if init.shape != (k, x_ND.shape[1]):
-            raise ValueError(f"init has shape {init.shape}; give {(k, x_ND.shape[1])}")
+        if init.shape != (k, blocks.width):
+            raise ValueError(f"init has shape {init.shape}; give {(k, blocks.width)}")
         return unit_rows(init)
     generator = np.random.default_rng(seed)
     if init == "random":
-        return x_ND[generator.choice(len(x_ND), k, replace=False)]
+        # In the order of the file, which is read once.
+        return blocks.take(np.sort(generator.choice(len(blocks), k, replace=False)))
     if init != "k-means++":
         raise ValueError(f"init={init!r}: choose 'k-means++', 'random' or an array [K, D]")
     sample = max(SEEDING_ROWS_AT_LEAST, SEEDING_ROWS_PER_CENTRE * k)
-    if len(x_ND) > sample:
-        x_ND = x_ND[np.sort(generator.choice(len(x_ND), sample, replace=False))]
-    return np.asarray(_plus_plus(x_ND, jax.random.key(seed), k=k, trials=2 + int(math.log(k))))
+    rows = np.arange(len(blocks))
+    if len(rows) > sample:
+        rows = np.sort(generator.choice(len(rows), sample, replace=False))
+    x_SD = blocks.take(rows)
+    return np.asarray(_plus_plus(x_SD, jax.random.key(seed), k=k, trials=2 + int(math.log(k))))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "trials"))

@@ -47,8 +47,10 @@ def assign(features: Features, centres_KD: np.ndarray, n: int) -> np.ndarray:
     Returns:
       int32 [N, n], nearest first; -1 for a record that could not be read.
     """
-    labels_Nn = np.full((len(features.rows_ND), n), -1, np.int32)
     readable_N = features.readable_N
+    if readable_N.all():  # a memory-mapped file is not copied
+        return nearest_centres(features.rows_ND, centres_KD, n)
+    labels_Nn = np.full((len(features.rows_ND), n), -1, np.int32)
     labels_Nn[readable_N] = nearest_centres(features.rows_ND[readable_N], centres_KD, n)
     return labels_Nn
 

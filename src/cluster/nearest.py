@@ -34,7 +34,10 @@ def nearest_centres(
     Raises:
       ValueError: n out of range, or arrays that do not fit each other.
     """
-    x_ND, unit_KD = unit_rows(features_ND), unit_rows(centres_KD)
+    unit_KD = unit_rows(centres_KD)
+    x_ND = np.asarray(features_ND) if not isinstance(features_ND, np.ndarray) else features_ND
+    if x_ND.ndim != 2:
+        raise ValueError(f"features have shape {x_ND.shape}; give [rows, features]")
     if not 1 <= n <= len(unit_KD):
         raise ValueError(f"n={n}: choose 1 <= n <= the number of centres, which is {len(unit_KD)}")
     if x_ND.shape[1] != unit_KD.shape[1]:
@@ -46,7 +49,8 @@ def nearest_centres(
     unit_KD = jax.device_put(unit_KD)
     parts = [np.zeros((0, n), np.int32)]
     for start in range(0, len(x_ND), chunk):
-        x_CD = x_ND[start : start + chunk]
+        part = slice(start, start + chunk)
+        x_CD = unit_rows(x_ND[part], first=part)  # a memory-mapped file is never read as a whole
         padded = np.pad(x_CD, ((0, chunk - len(x_CD)), (0, 0)))  # one shape, one compilation
         parts.append(np.asarray(_nearest(padded, unit_KD, n=n))[: len(x_CD)])
     return np.concatenate(parts)
@@ -65,8 +69,12 @@ def cosines(a_MD: jax.Array, b_KD: jax.Array) -> jax.Array:
     return jnp.matmul(a_MD, b_KD.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def unit_rows(x_ND: np.ndarray) -> np.ndarray:
+def unit_rows(x_ND: np.ndarray, first: np.ndarray | slice | None = None) -> np.ndarray:
     """Rows of unit length, float32; a row of zeros stays one and is equally far from every centre.
+
+    Args:
+      x_ND: float rows.
+      first: which rows of a larger matrix these are, for the message.
 
     Raises:
       ValueError: x is not a matrix or holds NaN or infinity.
@@ -76,8 +84,11 @@ def unit_rows(x_ND: np.ndarray) -> np.ndarray:
         raise ValueError(f"features have shape {x_ND.shape}; give [rows, features]")
     finite_N = np.isfinite(x_ND).all(axis=1)
     if not finite_N.all():
+        row = int(np.argmin(finite_N))
+        if first is not None:
+            row = row + (first.start or 0) if isinstance(first, slice) else int(first[row])
         raise ValueError(
-            f"row {int(np.argmin(finite_N))} of the features is not finite "
+            f"row {row} of the features is not finite "
             f"({int((~finite_N).sum())} such rows): leave those rows out"
         )
     norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)

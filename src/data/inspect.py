@@ -61,7 +61,7 @@ def contact_sheet(record_set: RecordSet, count: int) -> Image.Image:
       The picture: up to 8 frames of a clip side by side, a collage turned into its frames.
     """
     chosen = np.unique(np.linspace(0, len(record_set) - 1, count).round().astype(int))
-    rows = [_draw(record_set[int(index)]) for index in chosen]
+    rows = [draw_record(record_set[int(index)]) for index in chosen]
     width = max(row.shape[1] for row in rows)
     height = sum(row.shape[0] + _GAP for row in rows) - _GAP
     sheet = np.full((height, width, 3), 255, np.uint8)
@@ -114,17 +114,17 @@ def _describe(record_set: RecordSet, name: str) -> str:
     )
 
 
-def _draw(record: Record) -> np.ndarray:
-    """One record as a row of frames: uint8 [height, n * width + gaps, 3]."""
+def draw_record(record: Record, frames: int = _FRAMES) -> np.ndarray:
+    """One record as a row of at most so many frames: uint8 [height, n * width + gaps, 3]."""
     patches, patch = record.sequence.patches, record.sequence.patch
     height, width = record.view
     rows, columns = height // patch, width // patch
     # Rows beyond the first frame's height are the further frames of a collage.
     t, h, w = record.sequence.positions.T
     frame_of = np.stack([t, h // rows], axis=1)
-    frames, place = np.unique(frame_of, axis=0, return_inverse=True)
-    shown = np.unique(np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int))
-    canvas = np.full((len(frames), rows, columns, patch, patch, 3), _CANVAS, np.uint8)
+    there, place = np.unique(frame_of, axis=0, return_inverse=True)
+    shown = np.unique(np.linspace(0, len(there) - 1, frames).round().astype(int))
+    canvas = np.full((len(there), rows, columns, patch, patch, 3), _CANVAS, np.uint8)
     canvas[place.ravel(), h % rows, w] = patches
     pictures = canvas[shown].swapaxes(2, 3).reshape(len(shown), height, width, 3)
     padded = np.pad(pictures, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)

@@ -188,6 +188,27 @@ def restore_params(path: str | Path, *, ema: bool = False) -> tuple[dict[str, An
     return ocp.load_checkpointables(folder, {tree: abstract})[tree], dict(saved.custom_metadata)
 
 
+def head_centres(path: str | Path, head: str) -> np.ndarray:
+    """The class centres of a head, float32 [C, D], padding rows included.
+
+    Raises:
+      ValueError: there is no checkpoint, or no such head in it.
+    """
+    folder = find_checkpoint(path)
+    saved = _read_metadata(folder)
+    key = f"params/heads/{head}/centres"
+    if key not in saved.metadata["train"]:
+        names = [name.split("/") for name in saved.metadata["train"]]
+        heads = sorted({name[2] for name in names if name[:2] == ["params", "heads"]})
+        raise ValueError(f"{folder} has no head {head!r}; it has {', '.join(heads)}")
+    leaf = saved.metadata["train"][key]
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        wanted = {"train": {key: np.zeros(leaf.shape, leaf.dtype)}}
+        return np.asarray(ocp.load_checkpointables(folder, wanted)["train"][key])
+
+
 def initialise(config: InitConfig, state: dict[str, Any]) -> dict[str, Any]:
     """A fresh training state with the encoder, and the heads that are asked for, of a checkpoint.
 

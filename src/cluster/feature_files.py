@@ -1,0 +1,95 @@
+"""Features that another program has computed, as rows of a record set.
+
+The only way in which another model may supervise ours. Shapes: N records, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data.records import RecordSet
+from .features import Features
+
+_SHOWN = 3
+
+
+def read_features(path: str | Path, record_set: RecordSet) -> Features:
+    """The rows of a feature file that belong to a record set, in its order.
+
+    Args:
+      path: NAME.npy, float [rows, D], with NAME.keys.txt beside it, a record key per line; or
+        NAME.parquet with the columns `key` and `feature` (a list of D floats), read with pyarrow.
+      record_set: its records; other rows of the file are left out.
+
+    Returns:
+      Its features. Where a .npy file holds just these records in their order it stays
+      memory-mapped.
+
+    Raises:
+      ValueError: the file is missing or of another kind, its keys repeat, or a record has none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"--features {path}: there is no such file")
+    if path.suffix == ".npy":
+        keys, rows = _read_npy(path)
+    elif path.suffix == ".parquet":
+        keys, rows = _read_parquet(path)
+    else:
+        raise ValueError(f"--features {path}: the ending must be .npy or .parquet")
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        raise ValueError(
+            f"--features {path} holds {rows.dtype} {list(rows.shape)}; give floats [rows, features]"
+        )
+    if len(keys) != len(rows):
+        raise ValueError(f"--features {path} has {len(rows)} rows for {len(keys)} keys")
+    readable = np.ones(len(record_set), bool)
+    if list(keys) == record_set.keys:
+        return Features(rows, readable)
+    place = {key: number for number, key in enumerate(keys)}
+    if len(place) != len(keys):
+        raise ValueError(f"--features {path}: its keys are not unique")
+    missing = [key for key in record_set.keys if key not in place]
+    if missing:
+        shown = ", ".join(missing[:_SHOWN])
+        raise ValueError(
+            f"--features {path} lacks {len(missing)} of the {len(record_set)} records of "
+            f"{record_set.path}: {shown}{' ...' if len(missing) > _SHOWN else ''}"
+        )
+    return Features(rows[[place[key] for key in record_set.keys]], readable)
+
+
+def _read_npy(path: Path) -> tuple[Sequence[str], np.ndarray]:
+    names = path.with_suffix(".keys.txt")
+    if not names.is_file():
+        raise ValueError(
+            f"--features {path} needs {names.name} beside it: the key of each row, one per line"
+        )
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"--features {path} cannot be read: {error}") from error
+    return names.read_text(encoding="utf-8").splitlines(), rows
+
+
+def _read_parquet(path: Path) -> tuple[Sequence[str], np.ndarray]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError(
+            f"--features {path}: reading parquet needs pyarrow (pip install pyarrow), or give .npy"
+        ) from error
+    try:
+        table = parquet.read_table(path, columns=["key", "feature"])
+    except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
+        raise ValueError(f"--features {path} cannot be read: {error}") from error
+    column = table["feature"].combine_chunks()
+    lengths = np.unique(np.diff(column.offsets.to_numpy()))
+    if len(lengths) != 1:
+        raise ValueError(f"--features {path}: rows of different lengths {lengths.tolist()}")
+    rows = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, int(lengths[0]))
+    return table["key"].to_pylist(), rows
