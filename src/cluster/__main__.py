@@ -127,16 +127,19 @@ def _run(args: argparse.Namespace) -> None:
         check_free(record_set, args.name)
     given = _given_centres(args) if args.centres else None
     features = _features(record_sets, args)
-    centres = given or _found_centres(record_sets, features, args)
+    progress = record_sets[0].path / "labels" / f"{args.name}.progress.safetensors"
+    centres = given or _found_centres(features, args, progress)
 
     for record_set, rows in zip(record_sets, features, strict=True):
         labels_Nn = assign(rows, centres.centres_KD, args.n)
         meta = {**centres.meta, "origin": "clusters", "centres_sha256": centres.digest}
-        meta["num_classes"] = len(centres.centres_KD)
+        meta |= {"num_classes": len(centres.centres_KD)}
+        meta |= {"encoder": args.encoder, "file": args.features}  # of these rows, if centres given
         path = save_labels(record_set, args.name, labels_Nn, meta)
-        if given is None:
-            save_centres(centres_path(record_set, args.name), centres)
+        save_centres(centres_path(record_set, args.name), centres)
         print("\n".join(_summary(record_set, labels_Nn, len(centres.centres_KD), path)))
+    if given is None:
+        progress.unlink(missing_ok=True)  # not before: writing the labels may take a pass too
 
 
 def _features(record_sets: Sequence[RecordSet], args: argparse.Namespace) -> list[Features]:
@@ -169,7 +172,7 @@ def _given_centres(args: argparse.Namespace) -> Centres:
 
 
 def _found_centres(
-    record_sets: Sequence[RecordSet], features: Sequence[Features], args: argparse.Namespace
+    features: Sequence[Features], args: argparse.Namespace, progress: Path
 ) -> Centres:
     devices = jax.device_count()
     mesh = jax.make_mesh((devices,), ("rows",), axis_types=(AxisType.Auto,))
@@ -188,13 +191,14 @@ def _found_centres(
         init=args.init,
         batch_rows=args.mini_batch,
         mesh=mesh,
-        progress=record_sets[0].path / "labels" / f"{args.name}.progress.safetensors",
+        progress=progress,
     )
     # Rows and centres have unit length: squared distance = 2 - 2 cos.
     cosine = 1 - found.inertia[-1] / len(rows_ND) / 2
     print(
         f"k-means: {len(rows_ND)} rows of {rows_ND.shape[1]} features, k = {args.k}, "
-        f"{len(found.inertia) - 1} updates on {devices} device(s)\n"
+        f"{len(found.inertia) - 1} updates on {devices} device(s), "
+        f"{int((found.counts_K == 0).sum())} empty clusters\n"
         f"  inertia {found.inertia[0]:.4g} -> {found.inertia[-1]:.4g}, "
         f"mean cosine with the nearest centre {cosine:.3f}"
     )

@@ -78,7 +78,7 @@ def _read_npy(path: Path) -> tuple[Sequence[str], np.ndarray]:
 def _read_parquet(path: Path) -> tuple[Sequence[str], np.ndarray]:
     try:
         import pyarrow
-        from pyarrow import parquet
+        from pyarrow import compute, parquet, types
     except ImportError as error:
         raise ValueError(
             f"--features {path}: reading parquet needs pyarrow (pip install pyarrow), or give .npy"
@@ -87,9 +87,15 @@ def _read_parquet(path: Path) -> tuple[Sequence[str], np.ndarray]:
         table = parquet.read_table(path, columns=["key", "feature"])
     except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
         raise ValueError(f"--features {path} cannot be read: {error}") from error
-    column = table["feature"].combine_chunks()
-    lengths = np.unique(np.diff(column.offsets.to_numpy()))
+    column = table["feature"]
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    if not any(is_kind(column.type) for is_kind in lists) or column.null_count:
+        raise ValueError(
+            f"--features {path}: the column feature is {column.type} with {column.null_count} "
+            "nulls; give a list of floats in each row"
+        )
+    lengths = compute.list_value_length(column).unique().to_pylist()
     if len(lengths) != 1:
-        raise ValueError(f"--features {path}: rows of different lengths {lengths.tolist()}")
-    rows = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, int(lengths[0]))
+        raise ValueError(f"--features {path}: rows of different lengths {sorted(lengths)}")
+    rows = compute.list_flatten(column).to_numpy().reshape(-1, lengths[0])
     return table["key"].to_pylist(), rows

@@ -56,7 +56,17 @@ def write_parquet(folder, rows, keys):
     return folder / "f.parquet"
 
 
-@pytest.mark.parametrize("write", [write_npy, write_parquet])
+def write_fixed_lists(folder, rows, keys):
+    """As a table made from a matrix has them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), rows.shape[1])
+    table = pyarrow.table({"key": list(keys), "feature": lists})
+    parquet.write_table(table, folder / "f.parquet", row_group_size=5)
+    return folder / "f.parquet"
+
+
+@pytest.mark.parametrize("write", [write_npy, write_parquet, write_fixed_lists])
 def test_labels_follow_the_keys_not_the_order(record_set, tmp_path, write):
     """Rows in reverse, one of them of no record."""
     rows = np.concatenate([features(), np.ones((1, 5), np.float32)])[::-1]
@@ -117,6 +127,42 @@ def test_files_that_do_not_fit_are_named(record_set, tmp_path, spoil, message):
     spoil(file)
     with pytest.raises(ValueError, match=message):
         read_features(file, record_set)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"feature": [1.0, 2.0]}, "the column feature is double"),
+        ({"feature": [[1.0], None]}, "with 1 nulls"),
+        ({"feature": [[1.0], [1.0, 2.0]]}, r"rows of different lengths \[1, 2\]"),
+        ({"vector": [[1.0], [2.0]]}, "cannot be read"),
+    ],
+)
+def test_parquet_columns_that_do_not_fit_are_named(record_set, tmp_path, column, message):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"key": ["a", "b"], **column}), tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match=message):
+        read_features(tmp_path / "f.parquet", record_set)
+
+
+def test_what_k_means_found_survives_until_the_labels_are_written(
+    record_set, tmp_path, monkeypatch
+):
+    file = write_npy(tmp_path, features(), record_set.keys)
+    call = ["cluster", str(record_set.path), "--name", "theirs", "--k", "3", "--n", "1"]
+    call += ["--features", str(file)]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("codecvit.cluster.__main__.assign", killed)
+        codecvit(call)
+    progress = record_set.path / "labels" / "theirs.progress.safetensors"
+    assert progress.is_file()
+    assert codecvit(call) == 0
+    assert not progress.exists()
 
 
 def test_another_ending_is_refused(record_set, tmp_path):
