@@ -19,10 +19,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .blocks import RowBlocks
-from .nearest import chunk_rows, cosines, unit_rows
+from .nearest import chunk_rows, cosines, first_device, unit_rows
 from .progress_file import Progress, ProgressFile, fingerprint
 
 # Seeding makes K passes over its rows; a sample of this many rows per centre is as good
@@ -103,9 +103,7 @@ def kmeans(
         raise ValueError(f"k={k}: k-means needs 1 <= k <= the number of rows, which is {total}")
     if iterations < 1:
         raise ValueError(f"iterations={iterations}: at least one update is needed")
-    mesh = mesh or jax.make_mesh(
-        (1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
-    )
+    mesh = mesh or first_device()
     blocks = RowBlocks(features_ND, mesh, chunk or chunk_rows(k), batch_rows or block_rows)
     kind = init if isinstance(init, str) else fingerprint(init)
     options = {"k": k, "seed": seed, "init": kind, "batch_rows": batch_rows}
