@@ -49,7 +49,8 @@ class SourceConfig:
     """One record set, read with its own token budget (a bucket) and trained against one head.
 
     Attributes:
-      records: folder of the record set.
+      records: folder of the record set, or of several joined by "+", which are mixed.
+      mix_weights: share of each of several sets, up to a common factor; () goes by their sizes.
       videos: the files that the records were packed of: pack them anew in the workers, at
         `image_size` and `budget`, instead of reading the records (slow); "" reads the records.
       batch_size: samples of this source in one optimiser step, over all devices.
@@ -70,6 +71,7 @@ class SourceConfig:
     budget: int
     image_size: int = 0
     augment: AugmentConfig = AugmentConfig()
+    mix_weights: tuple[float, ...] = ()
     videos: str = ""
     labels: str = "clusters"
     labels_drawn: int = 1

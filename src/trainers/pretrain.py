@@ -123,6 +123,9 @@ def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str
         steps_per_second = 1 / found["perf/step_seconds"]
         for name, tokens in source_tokens(config, step).items():
             found[f"perf/{name}/tokens_per_second"] = tokens * steps_per_second
+        for name, counts in sources.taken().items():
+            # Of a mixture only: otherwise the step tells.
+            found |= {f"data/{name}/set{i}": n for i, n in enumerate(counts) if len(counts) > 1}
         if (gib := memory_peak_gib()) is not None:
             found["perf/memory_peak_gib"] = gib
         for counter in ("nan_steps", "bad_records"):

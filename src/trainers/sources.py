@@ -61,6 +61,10 @@ class Sources:
             for name, phase in self._phase.items()
         }
 
+    def taken(self) -> dict[str, list[int]]:
+        """Per source the examples of each of its record sets taken in the present phase."""
+        return {name: self._loaders[name][phase].taken() for name, phase in self._phase.items()}
+
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on where `get_state` was asked.
 
@@ -122,18 +126,18 @@ def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
             f"config.sources.{name}.batch_size = {source.batch_size} must be a multiple of the "
             f"{devices} devices times grad_accum_steps = {config.grad_accum_steps}"
         )
-    if source.videos:
-        records = OnTheFly(source.records, source.videos, source.budget, source.image_size)
-    else:
-        records = RecordSet(source.records)
-    labels, head = load_labels(records, source.labels), config.heads[source.head]
-    if labels.num_classes > head.num_classes:
-        raise ValueError(
-            f"labels {source.labels!r} of {records.path} have {labels.num_classes} classes, but "
-            f"config.heads.{source.head}.num_classes = {head.num_classes}"
-        )
+    head = config.heads[source.head]
+    record_sets = [_record_set(source, path) for path in source.records.split("+")]
+    for records in record_sets:
+        labels = load_labels(records, source.labels)
+        if labels.num_classes > head.num_classes:
+            raise ValueError(
+                f"labels {source.labels!r} of {records.path} have {labels.num_classes} classes, "
+                f"but config.heads.{source.head}.num_classes = {head.num_classes}"
+            )
     return make_loader(
-        records,
+        record_sets,
+        weights=source.mix_weights or None,
         batch_size=source.batch_size,
         budget=source.budget,
         labels=source.labels,
@@ -145,3 +149,9 @@ def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
         process_count=jax.process_count(),
         worker_count=source.loader_workers,
     )
+
+
+def _record_set(source: SourceConfig, path: str) -> RecordSet:
+    if source.videos:
+        return OnTheFly(path, source.videos, source.budget, source.image_size)
+    return RecordSet(path)

@@ -124,3 +124,20 @@ def run_on(config, workdir, devices):
     mesh = make_mesh(config.mesh, devices)
     with jax.set_mesh(mesh):
         return train_on_mesh(config, workdir, mesh)
+
+
+def test_a_source_mixes_record_sets_by_their_weights(config_values, records, tmp_path):
+    """3 : 1 at every step, counted on through a resume, and an unfit list of weights is named."""
+    other = tmp_path / "other"
+    shutil.copytree(records, other)
+    source = config_values["sources"]["video"]
+    source |= {"records": f"{records}+{other}", "mix_weights": [3.0, 1.0]}
+    values = {**config_values, "mesh": {"data": 1}, "optim": {"schedule": "constant"}}
+    devices, workdir = jax.devices()[:1], tmp_path / "run"
+    for steps in (2, 4):
+        run_on(PretrainConfig.from_dict({**values, "total_steps": steps}), workdir, devices)
+    counts = [(row["data/video/set0"], row["data/video/set1"]) for row in read_metrics(workdir)]
+    assert counts == [(6 * step, 2 * step) for step in (1, 2, 3, 4)]
+    source["mix_weights"] = [1.0]
+    with pytest.raises(ValueError, match="one number for each of the 2 record sets"):
+        run_on(PretrainConfig.from_dict(values), tmp_path / "wrong", devices)
