@@ -1,17 +1,13 @@
-"""Record sets -> batches: the Grain pipeline. Nothing else in the package imports Grain.
+"""Record sets -> batches: the Grain pipeline. Only this and mixing.py import Grain.
 
 A batch is the dict of docs/architecture.md. The whole state of a loader is one integer, the number
 of examples that all processes together have taken; after a restart with another number of processes
 the next global batches hold the same examples, in another order of rows. Every draw is therefore
 keyed by (seed, place in the example stream), never by row.
-
-Shape suffixes: B rows of this process, L token budget, K = P*P*3 values of a patch, M labels drawn,
-N labels stored.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -21,90 +17,17 @@ import numpy as np
 from absl import flags
 from grain.experimental import ElasticIterator
 
-from ..sequence import PatchSequence
-from .augment import AugmentConfig, flip_sequence
-from .labels import load_labels
-from .pictures import crop_picture
-from .record import PICTURE
+from .augment import AugmentConfig
+from .examples import NO_AUGMENT, Batch, Pool, make_examples, make_pool
+from .mixing import Mixture, stream
 from .records import RecordError, RecordSet
 
-Batch = dict[str, np.ndarray]
-
 _LOG = logging.getLogger(__name__)
-_NO_AUGMENT = AugmentConfig()
 # Batches decoded ahead, and the threads that do it (JPEG decoding releases the GIL). Grain's
 # defaults, 500 elements and 16 threads, are meant for single examples: at this place an element
 # is a whole batch.
 _AHEAD = 4
 _THREADS = 2
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Examples:
-    """Turns a record index into one row of a batch; travels to worker processes."""
-
-    record_set: RecordSet
-    budget: int
-    labels: np.ndarray | None
-    labels_drawn: int
-    image_size: int
-    augment: AugmentConfig
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-        stored = self.labels_drawn if self.labels is None else self.labels.shape[1]
-        return self.at(index, rng.choice(stored, self.labels_drawn, replace=False), rng)
-
-    def at(
-        self, index: int, columns_M: np.ndarray, rng: np.random.Generator | None = None
-    ) -> Batch:
-        """Record `index` with the labels of these columns; weight 0 if it cannot be read.
-
-        With a generator it is augmented.
-        """
-        try:
-            sequence = self._sequence(index, rng)
-            self._check(index, sequence)
-        except RecordError:
-            return self.empty(index)
-        row = self.empty(index)
-        length = len(sequence)
-        row["patches"][:length] = sequence.flat()
-        row["positions"][:length] = sequence.positions
-        row["length"] = np.int32(length)
-        row["weight"] = np.float32(1)
-        if self.labels is not None:
-            row["labels"] = self.labels[index, columns_M]
-        return row
-
-    def _sequence(self, index: int, rng: np.random.Generator | None) -> PatchSequence:
-        if rng is None:
-            return self.record_set[index].sequence
-        record = self.record_set.record(
-            index, lambda image: crop_picture(image, self.image_size, self.augment, rng)
-        )
-        if self.augment.flip and rng.uniform() < self.augment.flip:
-            return flip_sequence(record.sequence, record.view[1] // record.sequence.patch)
-        return record.sequence
-
-    def empty(self, index: int) -> Batch:
-        """A row that counts for nothing; of length 1, as attention over no token gives NaN."""
-        patch = self.record_set.manifest["patch"]
-        return {
-            "patches": np.zeros((self.budget, patch * patch * 3), np.uint8),
-            "positions": np.zeros((self.budget, 3), np.int32),
-            "length": np.int32(1),
-            "labels": np.full(self.labels_drawn, -1, np.int32),
-            "weight": np.float32(0),
-            "index": np.int64(index),
-        }
-
-    def _check(self, index: int, sequence: PatchSequence) -> None:
-        patch = self.record_set.manifest["patch"]
-        if len(sequence) > self.budget or sequence.patch != patch:
-            raise RecordError(
-                f"record {index} of {self.record_set.path} has {len(sequence)} patches of side "
-                f"{sequence.patch}, expected at most {self.budget} of side {patch}"
-            )
 
 
 class Loader:
@@ -114,11 +37,12 @@ class Loader:
     that is dropped.
 
     Attributes:
-      unreadable: indices of the records that came out as rows of weight 0 so far, in this process.
+      unreadable: `index` of the records that came out as rows of weight 0 so far, in this process.
     """
 
-    def __init__(self, record_set: RecordSet, iterator: grain.DatasetIterator) -> None:
-        self._record_set = record_set
+    def __init__(self, pool: Pool, mixture: Mixture, iterator: grain.DatasetIterator) -> None:
+        self._pool = pool
+        self._mixture = mixture
         self._iterator = iterator
         self.unreadable: set[int] = set()
 
@@ -134,6 +58,10 @@ class Loader:
     def get_state(self) -> int:
         """Examples that all processes together have taken: the same number in each of them."""
         return self._iterator.get_state()["global_next_index"]
+
+    def taken(self) -> list[int]:
+        """Examples of each record set that all processes together have taken; sums to the state."""
+        return self._mixture.counts(self.get_state())
 
     def set_state(self, examples: int) -> None:
         """Continues after the first `examples` examples of the stream, whoever took them."""
@@ -162,7 +90,7 @@ class Loader:
             return
         self.unreadable.add(index)
         try:
-            self._record_set[index]
+            self._pool.read(index)
             reason = "readable now"
         except RecordError as error:
             reason = str(error)
@@ -170,14 +98,15 @@ class Loader:
 
 
 def make_loader(
-    record_set: RecordSet,
+    records: RecordSet | Sequence[RecordSet],
     *,
+    weights: Sequence[float] | None = None,
     batch_size: int,
     budget: int,
     labels: str | None = None,
     labels_drawn: int = 1,
     image_size: int = 0,
-    augment: AugmentConfig = _NO_AUGMENT,
+    augment: AugmentConfig = NO_AUGMENT,
     seed: int = 0,
     shuffle: bool = True,
     process_index: int = 0,
@@ -185,10 +114,13 @@ def make_loader(
     worker_count: int = 0,
     start_index: int = 0,
 ) -> Loader:
-    """An endless, resumable loader over a record set.
+    """An endless, resumable loader over one record set, or over several that are mixed.
 
     Args:
-      record_set: where the records come from.
+      records: where the records come from. Of several sets the batch's `index` counts the records
+        through, one set after the other.
+      weights: share of each set among the examples, up to a common factor, exact to an example at
+        any place of the stream; None: in proportion to their sizes.
       batch_size: rows of the global batch, over all processes.
       budget: L of the batch; shorter sequences are padded.
       labels: name of a label file, or None: all labels are -1.
@@ -209,19 +141,24 @@ def make_loader(
     Raises:
       ValueError: the set is empty or holds sequences over the budget, the batch does not divide, or
         the labels are missing, too few or made for other records; or records of patches are asked
-        for another size or random crops.
+        for another size or random crops; or the sets of a mixture do not fit together.
     """
     if process_count < 1 or batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size = {batch_size} must be a positive multiple of "
             f"process_count = {process_count}"
         )
-    examples = _make_examples(record_set, budget, labels, labels_drawn, image_size, augment)
-    dataset = grain.MapDataset.range(len(record_set)).seed(seed)
-    if shuffle:
-        dataset = dataset.shuffle()
-    # After `repeat` the random map sees the place in the endless stream: each epoch draws anew.
-    dataset = dataset.repeat().random_map(examples)
+    record_sets = [records] if isinstance(records, RecordSet) else list(records)
+    if not record_sets:
+        raise ValueError("records is empty: name at least one record set")
+    if weights is not None and len(weights) != len(record_sets):
+        raise ValueError(
+            f"weights = {list(weights)} must hold one number for each of the {len(record_sets)} "
+            "record sets"
+        )
+    pool = make_pool(record_sets, budget, labels, labels_drawn, image_size, augment)
+    mixture = Mixture([len(part) for part in pool.ranges] if weights is None else weights)
+    dataset = stream(pool.ranges, mixture, seed, shuffle).random_map(pool.draw)
     multiprocessing_options = None
     if worker_count:
         # Grain's worker processes read absl flags, which a program without `app.run` never parses.
@@ -235,7 +172,7 @@ def make_loader(
         read_options=grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD),
         multiprocessing_options=multiprocessing_options,
     )
-    loader = Loader(record_set, iter(elastic))
+    loader = Loader(pool, mixture, iter(elastic))
     loader.set_state(start_index)
     return loader
 
@@ -263,50 +200,10 @@ def iterate_once(
     Raises:
       ValueError: as `make_loader`.
     """
-    examples = _make_examples(record_set, budget, labels, None)
+    examples = make_examples(record_set, budget, labels, None)
     columns = np.arange(examples.labels_drawn)
     chosen = range(len(record_set)) if only is None else only
     for start in range(0, len(chosen), batch_size):
         rows = [examples.at(index, columns) for index in chosen[start : start + batch_size]]
         rows += [examples.empty(-1)] * (batch_size - len(rows))
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def _make_examples(
-    record_set: RecordSet,
-    budget: int,
-    labels: str | None,
-    labels_drawn: int | None,
-    image_size: int = 0,
-    augment: AugmentConfig = _NO_AUGMENT,
-) -> _Examples:
-    """Checks what can be checked before the first batch; `labels_drawn` None takes all stored."""
-    if len(record_set) == 0:
-        raise ValueError(f"record set {record_set.path} is empty")
-    longest = record_set.manifest["tokens"]["max"]
-    patch, packed_size = record_set.manifest["patch"], record_set.manifest["size"]
-    if record_set.manifest.get("storage") == PICTURE:
-        image_size = image_size or packed_size
-        if image_size < patch or image_size % patch:
-            raise ValueError(f"image_size = {image_size} must be a multiple of the patch {patch}")
-        longest = (image_size // patch) ** 2
-    elif image_size not in (0, packed_size) or augment.crops:
-        raise ValueError(
-            f"{record_set.path} holds patches of size {packed_size}, which can be flipped, but "
-            f"neither cropped (augment = {augment}) nor shown at image_size = {image_size}: pack "
-            "images for that, or videos at that size"
-        )
-    if longest > budget:
-        raise ValueError(
-            f"budget = {budget} is below the longest sequence of {record_set.path} ({longest} "
-            f"patches): raise the budget to at least {longest} or pack with a smaller one"
-        )
-    values = None if labels is None else load_labels(record_set, labels).values
-    stored = 1 if values is None else values.shape[1]
-    drawn = stored if labels_drawn is None else labels_drawn
-    if drawn < 1 or (values is not None and drawn > stored):
-        raise ValueError(
-            f"labels_drawn = {drawn} must lie in 1..{stored}, the labels that {labels!r} stores "
-            "per record"
-        )
-    return _Examples(record_set, budget, values, drawn, image_size, augment)

@@ -152,7 +152,7 @@ def test_an_encoder_gives_the_features(record_set, tmp_path):
     import jax
 
     from codecvit.convert.export import export
-    from codecvit.models.vit import ViT, ViTConfig
+    from codecvit.models import ViT, ViTConfig
 
     config = ViTConfig(width=32, depth=1, num_heads=1, mlp_dim=32, patch=PATCH)
     batch = (
