@@ -29,4 +29,6 @@ bash setup.sh DEVICE=cpu EXTRAS=demo
 export PATH="$PWD/.venv/bin:$PATH" JAX_PLATFORMS=cpu
 # Large pages for malloc: a training step on a CPU takes about a tenth less time (docs/benchmarks.md).
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+# Both runs of the demo have the same shapes: the second one finds its step compiled.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$out/compile_cache}"
 exec python scripts/demo.py ${videos:+--videos "$videos"} --out "$out"

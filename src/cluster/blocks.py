@@ -52,7 +52,7 @@ class RowBlocks:
         # Even chunks: little padding.
         self.chunk = math.ceil(local / math.ceil(local / min(chunk, local)))
         self._padded = math.ceil(block / (mesh.size * self.chunk)) * mesh.size * self.chunk
-        self._step = block if block == total else self._padded
+        self._step = block  # never rounded up: a mini-batch is the same on every mesh
         self._resident: Block | None = None
 
     def __len__(self) -> int:

@@ -32,17 +32,11 @@ def read_features(path: str | Path, record_set: RecordSet) -> Features:
       ValueError: the file is missing or of another kind, its keys repeat, or a record has none.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"--features {path}: there is no such file")
-    if path.suffix == ".npy":
-        keys, rows = _read_npy(path)
-    elif path.suffix == ".parquet":
-        keys, rows = _read_parquet(path)
-    else:
-        raise ValueError(f"--features {path}: the ending must be .npy or .parquet")
-    if rows.ndim != 2 or rows.dtype.kind != "f":
+    keys, rows = read_rows(path)
+    if keys is None:
         raise ValueError(
-            f"--features {path} holds {rows.dtype} {list(rows.shape)}; give floats [rows, features]"
+            f"--features {path} needs {_keys_file(path).name} beside it: the key of each row, one "
+            "per line"
         )
     if len(keys) != len(rows):
         raise ValueError(f"--features {path} has {len(rows)} rows for {len(keys)} keys")
@@ -62,23 +56,45 @@ def read_features(path: str | Path, record_set: RecordSet) -> Features:
     return Features(rows[[place[key] for key in record_set.keys]], readable)
 
 
-def _read_npy(path: Path) -> tuple[Sequence[str], np.ndarray]:
-    names = path.with_suffix(".keys.txt")
-    if not names.is_file():
+def read_rows(path: Path) -> tuple[Sequence[str] | None, np.ndarray]:
+    """All rows of a feature file, and their keys if it has some.
+
+    Raises:
+      ValueError: the file is missing or of another kind.
+    """
+    if not path.is_file():
+        raise ValueError(f"--features {path}: there is no such file")
+    if path.suffix == ".npy":
+        keys, rows = _read_npy(path)
+    elif path.suffix == ".parquet":
+        keys, rows = _read_parquet(path)
+    else:
+        raise ValueError(f"--features {path}: the ending must be .npy or .parquet")
+    if rows.ndim != 2 or rows.dtype.kind != "f":
         raise ValueError(
-            f"--features {path} needs {names.name} beside it: the key of each row, one per line"
+            f"--features {path} holds {rows.dtype} {list(rows.shape)}; give floats [rows, features]"
         )
+    return keys, rows
+
+
+def _keys_file(path: Path) -> Path:
+    return path.with_suffix(".keys.txt")
+
+
+def _read_npy(path: Path) -> tuple[Sequence[str] | None, np.ndarray]:
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise ValueError(f"--features {path} cannot be read: {error}") from error
-    return names.read_text(encoding="utf-8").splitlines(), rows
+    names = _keys_file(path)
+    keys = names.read_text(encoding="utf-8").splitlines() if names.is_file() else None
+    return keys, rows
 
 
 def _read_parquet(path: Path) -> tuple[Sequence[str], np.ndarray]:
     try:
         import pyarrow
-        from pyarrow import parquet
+        from pyarrow import compute, parquet, types
     except ImportError as error:
         raise ValueError(
             f"--features {path}: reading parquet needs pyarrow (pip install pyarrow), or give .npy"
@@ -87,9 +103,15 @@ def _read_parquet(path: Path) -> tuple[Sequence[str], np.ndarray]:
         table = parquet.read_table(path, columns=["key", "feature"])
     except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
         raise ValueError(f"--features {path} cannot be read: {error}") from error
-    column = table["feature"].combine_chunks()
-    lengths = np.unique(np.diff(column.offsets.to_numpy()))
+    column = table["feature"]
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    if not any(is_kind(column.type) for is_kind in lists) or column.null_count:
+        raise ValueError(
+            f"--features {path}: the column feature is {column.type} with {column.null_count} "
+            "nulls; give a list of floats in each row"
+        )
+    lengths = compute.list_value_length(column).unique().to_pylist()
     if len(lengths) != 1:
-        raise ValueError(f"--features {path}: rows of different lengths {lengths.tolist()}")
-    rows = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, int(lengths[0]))
+        raise ValueError(f"--features {path}: rows of different lengths {sorted(lengths)}")
+    rows = compute.list_flatten(column).to_numpy().reshape(-1, lengths[0])
     return table["key"].to_pylist(), rows

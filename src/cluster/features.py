@@ -5,7 +5,7 @@ Shapes: N records, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +85,11 @@ def part_columns(part: str, length: int, path: Path) -> slice:
 
 
 def embeddings(
-    record_set: RecordSet, embed: Embed, batch_size: int, silent: bool = False
+    record_set: RecordSet,
+    embed: Embed,
+    batch_size: int,
+    silent: bool = False,
+    only: Sequence[int] | None = None,
 ) -> Features:
     """The embeddings that an encoder gives the records.
 
@@ -94,6 +98,7 @@ def embeddings(
       embed: batch of `iterate_once` -> float32 [batch_size, D], as `Encoder.embed`.
       batch_size: records at once.
       silent: report no progress.
+      only: numbers of the records to embed; all of them by default.
 
     Returns:
       Its features.
@@ -102,9 +107,9 @@ def embeddings(
       ValueError: the set is empty, or its patches are not of the encoder's size.
     """
     budget = -(-record_set.manifest["tokens"]["max"] // LENGTH_STEP) * LENGTH_STEP
-    batches = iterate_once(record_set, batch_size, budget)
+    batches = iterate_once(record_set, batch_size, budget, only=only)
     rows, readable = [], []
-    count = -(-len(record_set) // batch_size)
+    count = -(-len(record_set if only is None else only) // batch_size)
     if not silent:
         batches = progress(batches, count, f"embedding {record_set.path}")
     for batch in batches:

@@ -19,11 +19,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .blocks import RowBlocks
-from .nearest import chunk_rows, cosines, unit_rows
-from .progress_file import Progress, ProgressFile
+from .nearest import chunk_rows, cosines, first_device, unit_rows
+from .progress_file import Progress, ProgressFile, fingerprint
 
 # Seeding makes K passes over its rows; a sample of this many rows per centre is as good
 # as all of them.
@@ -86,14 +86,15 @@ def kmeans(
       mesh: its devices share the rows; the first device alone when None. The centres do not depend
         on it beyond the rounding of sums.
       progress: a file that is written after each update; a killed clustering that is called again
-        goes on from it, to the same centres bit by bit. Removed at the end.
+        goes on from it, on as many devices to the same centres bit by bit. It stays: remove it
+        once the result is safe.
 
     Returns:
       A KMeansResult.
 
     Raises:
       ValueError: k or iterations out of range, an unknown init, features that are not finite
-        [N, D], or a progress file of another clustering.
+        [N, D], or a progress file of another clustering or of more updates than asked for.
     """
     if features_ND.ndim != 2:
         raise ValueError(f"features have shape {features_ND.shape}; give [rows, features]")
@@ -102,24 +103,25 @@ def kmeans(
         raise ValueError(f"k={k}: k-means needs 1 <= k <= the number of rows, which is {total}")
     if iterations < 1:
         raise ValueError(f"iterations={iterations}: at least one update is needed")
-    mesh = mesh or jax.make_mesh(
-        (1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
-    )
+    mesh = mesh or first_device()
     blocks = RowBlocks(features_ND, mesh, chunk or chunk_rows(k), batch_rows or block_rows)
-    kind = init if isinstance(init, str) else "given"
+    kind = init if isinstance(init, str) else fingerprint(init)
     options = {"k": k, "seed": seed, "init": kind, "batch_rows": batch_rows}
     file = ProgressFile(progress, options, features_ND)
     done = file.load()
     if done is None:
         centres_KD = _first_centres(blocks, k, init, seed)
         done = Progress(0, centres_KD, np.zeros(k), [])
+    if done.update > iterations:
+        raise ValueError(
+            f"iterations={iterations}: {progress} already holds {done.update} updates: ask for at "
+            "least so many, or delete it to start again"
+        )
     with jax.set_mesh(mesh):  # also where the caller has set another one
         if batch_rows:
             done = _mini_batches(blocks, done, iterations, seed, mesh, file)
             iterations = done.update  # what is left is to measure
-        result = _lloyd(blocks, done, iterations, mesh, file)
-    file.remove()
-    return result
+        return _lloyd(blocks, done, iterations, mesh, file)
 
 
 def _lloyd(
@@ -132,8 +134,9 @@ def _lloyd(
     for update in range(done.update, iterations + 1):
         sums_KD, counts_K = np.zeros(centres_KD.shape), np.zeros(len(centres_KD), np.int64)
         cost = 0.0
+        placed_KD = jax.device_put(centres_KD, NamedSharding(mesh, PartitionSpec()))  # once a pass
         for block in blocks:
-            out = _assign(block.rows_RD, block.weight_R, centres_KD, mesh=mesh, chunk=blocks.chunk)
+            out = _assign(block.rows_RD, block.weight_R, placed_KD, mesh=mesh, chunk=blocks.chunk)
             count = len(nearest_N[block.index])
             nearest_N[block.index] = np.asarray(out["nearest_N"])[:count]
             distance_N[block.index] = np.asarray(out["distance_N"])[:count]

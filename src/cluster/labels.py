@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jax.sharding import Mesh
 
 from ..data.labels import load_labels
 from ..data.records import RecordSet
@@ -41,17 +42,19 @@ class Centres(NamedTuple):
         return hashlib.sha256(np.ascontiguousarray(self.centres_KD, "<f4").tobytes()).hexdigest()
 
 
-def assign(features: Features, centres_KD: np.ndarray, n: int) -> np.ndarray:
-    """The n nearest centres of each record.
+def assign(
+    features: Features, centres_KD: np.ndarray, n: int, mesh: Mesh | None = None
+) -> np.ndarray:
+    """The n nearest centres of each record, found by all devices of the mesh.
 
     Returns:
       int32 [N, n], nearest first; -1 for a record that could not be read.
     """
     readable_N = features.readable_N
     if readable_N.all():  # a memory-mapped file is not copied
-        return nearest_centres(features.rows_ND, centres_KD, n)
+        return nearest_centres(features.rows_ND, centres_KD, n, mesh=mesh)
     labels_Nn = np.full((len(features.rows_ND), n), -1, np.int32)
-    labels_Nn[readable_N] = nearest_centres(features.rows_ND[readable_N], centres_KD, n)
+    labels_Nn[readable_N] = nearest_centres(features.rows_ND[readable_N], centres_KD, n, mesh=mesh)
     return labels_Nn
 
 

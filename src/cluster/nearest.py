@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Cosines held at once: 2^24 float32 are 64 MiB. Below 256 rows a chunk's matmul no longer pays for
 # reading the centres.
@@ -18,7 +19,11 @@ CHUNK_ROWS_AT_LEAST = 256
 
 
 def nearest_centres(
-    features_ND: np.ndarray, centres_KD: np.ndarray, n: int, chunk: int | None = None
+    features_ND: np.ndarray,
+    centres_KD: np.ndarray,
+    n: int,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """The n centres of the largest cosine with each row, exactly.
 
@@ -26,7 +31,8 @@ def nearest_centres(
       features_ND: finite float rows of any length.
       centres_KD: finite float rows of any length.
       n: how many, 1 <= n <= K. The published labels take 10.
-      chunk: rows whose [C, K] cosines are held at once; by default chosen from K.
+      chunk: rows per device whose [C, K] cosines are held at once; by default chosen from K.
+      mesh: its devices share the rows, each with all centres; the first device alone when None.
 
     Returns:
       int32 [N, n], nearest first; of equally near centres the one of the lower index comes first.
@@ -45,20 +51,36 @@ def nearest_centres(
             f"features have {x_ND.shape[1]} columns and centres {unit_KD.shape[1]}: "
             "were the centres made from other features?"
         )
-    chunk = min(chunk or chunk_rows(len(unit_KD)), max(len(x_ND), 1))
-    unit_KD = jax.device_put(unit_KD)
+    mesh = mesh or first_device()
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    step = mesh.size * min(chunk or chunk_rows(len(unit_KD)), max(-(-len(x_ND) // mesh.size), 1))
     parts = [np.zeros((0, n), np.int32)]
-    for start in range(0, len(x_ND), chunk):
-        part = slice(start, start + chunk)
-        x_CD = unit_rows(x_ND[part], first=part)  # a memory-mapped file is never read as a whole
-        padded = np.pad(x_CD, ((0, chunk - len(x_CD)), (0, 0)))  # one shape, one compilation
-        parts.append(np.asarray(_nearest(padded, unit_KD, n=n))[: len(x_CD)])
+    with jax.set_mesh(mesh):  # also where the caller has set another one
+        placed_KD = jax.device_put(unit_KD, NamedSharding(mesh, whole))
+        for start in range(0, len(x_ND), step):
+            part = slice(start, start + step)
+            # A memory-mapped file is never read as a whole. One shape, one compilation.
+            rows = unit_rows(x_ND[part], first=part)
+            padded = np.pad(rows, ((0, step - len(rows)), (0, 0)))
+            placed = jax.device_put(padded, NamedSharding(mesh, split))
+            parts.append(np.asarray(_nearest(placed, placed_KD, n=n, mesh=mesh))[: len(rows)])
     return np.concatenate(parts)
 
 
-@functools.partial(jax.jit, static_argnames="n")
-def _nearest(x_CD: jax.Array, centres_KD: jax.Array, *, n: int) -> jax.Array:
-    return jax.lax.top_k(cosines(x_CD, centres_KD), n)[1].astype(jnp.int32)
+@functools.partial(jax.jit, static_argnames=("n", "mesh"))
+def _nearest(rows_ND: jax.Array, centres_KD: jax.Array, *, n: int, mesh: Mesh) -> jax.Array:
+    def local(x_CD: jax.Array, centres_KD: jax.Array) -> jax.Array:
+        return jax.lax.top_k(cosines(x_CD, centres_KD), n)[1].astype(jnp.int32)
+
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    return jax.shard_map(local, mesh=mesh, in_specs=(split, whole), out_specs=split)(
+        rows_ND, centres_KD
+    )
+
+
+def first_device() -> Mesh:
+    """A mesh of the first device alone."""
+    return jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
 
 
 def cosines(a_MD: jax.Array, b_KD: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from ..files import write_atomic
 
-_SAMPLED_ROWS = 1000
+_HASHED_ROWS = 2**16  # at once
 
 
 class Progress(NamedTuple):
@@ -38,12 +38,12 @@ class ProgressFile:
     Args:
       path: the file; None keeps nothing.
       options: JSON values that make the clustering what it is.
-      features_ND: its rows, of which the first and the last thousand are compared.
+      features_ND: its rows, all of which are compared, by their hash.
     """
 
     def __init__(self, path: Path | None, options: dict[str, Any], features_ND: np.ndarray) -> None:
         self._path = path
-        self._identity = {} if path is None else {**options, "rows": _fingerprint(features_ND)}
+        self._identity = {} if path is None else {**options, "rows": fingerprint(features_ND)}
 
     def load(self) -> Progress | None:
         """What an earlier run has left; None where there is nothing.
@@ -80,14 +80,10 @@ class ProgressFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path, safetensors.numpy.save(tensors, metadata={"progress": text}))
 
-    def remove(self) -> None:
-        """Once the result is written."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
-
-def _fingerprint(features_ND: np.ndarray) -> str:
+def fingerprint(features_ND: np.ndarray) -> str:
+    """Hex hash of a matrix, also memory-mapped: equal hashes, equal numbers."""
     digest = hashlib.sha256(str((features_ND.shape, features_ND.dtype)).encode())
-    for part in (features_ND[:_SAMPLED_ROWS], features_ND[-_SAMPLED_ROWS:]):
-        digest.update(np.ascontiguousarray(part).tobytes())
+    for start in range(0, len(features_ND), _HASHED_ROWS):
+        digest.update(np.ascontiguousarray(features_ND[start : start + _HASHED_ROWS]).data)
     return digest.hexdigest()

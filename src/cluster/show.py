@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -113,7 +113,7 @@ def gathering(
     centres, whose logits depend on direction alone, are scaled to the samples' spread.
 
     Raises:
-      ValueError: the run has no checkpoint, or no such head.
+      ValueError: the run has no checkpoint, no such head, or one of fewer classes.
     """
     from matplotlib.figure import Figure
 
@@ -132,8 +132,14 @@ def gathering(
 
     views = []
     for folder in folders:
-        rows = embeddings(record_set, load(folder).embed, 32).rows_ND[taken]
-        views.append((unit_rows(rows), unit_rows(head_centres(folder, head)[classes])))
+        rows = embeddings(record_set, load(folder).embed, 32, only=taken.tolist()).rows_ND
+        centres = head_centres(folder, head)
+        if classes[-1] >= len(centres):
+            raise ValueError(
+                f"--head {head} has {len(centres)} classes, the labels go up to {classes[-1]}: "
+                "give the labels that it was trained with"
+            )
+        views.append((unit_rows(rows), unit_rows(centres[classes])))
     last = views[-1][0] - views[-1][0].mean(0)
     means = np.stack([last[colour == place].mean(0) for place in range(len(classes))])
     axes_2D = np.linalg.svd(means, full_matrices=False)[2][:2]
@@ -178,7 +184,8 @@ def main(argv: list[str]) -> int:
             if getattr(args, name) < 1:
                 raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
         record_set = RecordSet(args.records)
-        labels_N = load_labels(record_set, args.labels).values[:, 0]
+        labels = load_labels(record_set, args.labels)
+        labels_N = labels.values[:, 0]
         args.out.parent.mkdir(parents=True, exist_ok=True)
         if args.workdir is not None:
             figure = gathering(
@@ -187,7 +194,12 @@ def main(argv: list[str]) -> int:
             figure.savefig(args.out, dpi=110)
         else:
             centres = load_centres(centres_path(record_set, args.labels))
-            features = _features(record_set, centres, args.encoder)
+            if labels.meta.get("centres_sha256") != centres.digest:
+                raise ValueError(
+                    f"--labels {args.labels}: the labels were not made with the centres beside "
+                    "them: run `codecvit cluster` again"
+                )
+            features = _features(record_set, labels.meta, args.encoder)
             found = members(features, centres, labels_N, args.clusters, args.count)
             contact_sheet(record_set, found, args.count).save(args.out)
     except ValueError as error:
@@ -197,17 +209,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _features(record_set: RecordSet, centres: Centres, encoder: str | None) -> Features:
-    """The features that the centres were made from."""
-    kind, _, part = centres.meta["features"].partition("/")
+def _features(record_set: RecordSet, meta: dict[str, Any], encoder: str | None) -> Features:
+    """The features that the labels were made from."""
+    kind, _, part = meta["features"].partition("/")
     if kind == "descriptor":
         return descriptors(record_set, part or None)
     if kind == "encoder":
-        path = encoder or centres.meta["encoder"]
+        path = encoder or meta["encoder"]
         return embeddings(record_set, encoder_embed(path), 32)
     from .feature_files import read_features
 
-    return read_features(centres.meta["file"], record_set)
+    return read_features(meta["file"], record_set)
 
 
 def _tile(record_set: RecordSet, number: int) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from codecvit.models.vit import ViTConfig
+from codecvit.models.config import ViTConfig
 from codecvit.trainers.config import (
     HeadConfig,
     PhaseConfig,

@@ -21,7 +21,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from ..models.vit import IMAGE_MEAN, IMAGE_STD, ViTConfig
+from ..models.config import ViTConfig
+from ..models.vit import IMAGE_MEAN, IMAGE_STD
 from .load import MODEL_TYPE, WEIGHTS, config_to_hf, read_checkpoint
 from .names import to_hf
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
+from ..models.config import ViTConfig
 from ..models.encoder import Encoder
-from ..models.vit import ViTConfig
 from .names import from_hf
 
 MODEL_TYPE = "onevision_encoder"

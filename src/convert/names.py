@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..models.vit import ViTConfig
+    from ..models.config import ViTConfig
 
 # How a leaf of ours becomes a published tensor.
 SAME = "same"

@@ -185,7 +185,11 @@ def make_loader(
 
 
 def iterate_once(
-    record_set: RecordSet, batch_size: int, budget: int, labels: str | None = None
+    record_set: RecordSet,
+    batch_size: int,
+    budget: int,
+    labels: str | None = None,
+    only: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Every record once, in order, for evaluation and embedding.
 
@@ -195,6 +199,7 @@ def iterate_once(
       budget: L of the batch.
       labels: name of a label file, or None; all n labels of a record are given, in their stored
         order.
+      only: these records alone, in this order; all of them by default.
 
     Yields:
       Batches as a loader's. An unreadable record has weight 0 and its index.
@@ -204,9 +209,9 @@ def iterate_once(
     """
     examples = make_examples(record_set, budget, labels, None)
     columns = np.arange(examples.labels_drawn)
-    for start in range(0, len(record_set), batch_size):
-        indices = range(start, min(start + batch_size, len(record_set)))
-        rows = [examples.at(index, columns) for index in indices]
+    chosen = range(len(record_set)) if only is None else only
+    for start in range(0, len(chosen), batch_size):
+        rows = [examples.at(index, columns) for index in chosen[start : start + batch_size]]
         rows += [examples.empty(-1)] * (batch_size - len(rows))
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 

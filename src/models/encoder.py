@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from ..sequence import PatchSequence
-from .vit import ViT, ViTConfig
+from .config import ViTConfig
+from .vit import ViT
 
 _LENGTH_STEP = 64
 _MAX_ROWS = 16

@@ -110,9 +110,13 @@ class Checkpoints:
                 assert found is not None
                 return found
             _LOG.warning("%s is passed over: %s", folder, problem or "torn for another process")
-            torn.append(self._move_aside(step, folder))
+            self._move_aside(step, folder)
+            torn.append(step)
         if torn:
-            raise ValueError(f"no whole checkpoint is left; the torn ones are {', '.join(torn)}")
+            raise ValueError(
+                f"no whole checkpoint is left; the torn ones, {torn}, lie in "
+                f"{self._workdir / TORN_FOLDER}"
+            )
         return None, {}
 
     def wait(self) -> None:
@@ -137,15 +141,15 @@ class Checkpoints:
             raise TornCheckpoint(f"{folder} cannot be read: {_first_line(error)}") from error
         return _join(loaded, abstract_state), dict(saved.custom_metadata)
 
-    def _move_aside(self, step: int, folder: Path) -> str:
-        aside = self._workdir / TORN_FOLDER / str(step)
+    def _move_aside(self, step: int, folder: Path) -> None:
         if jax.process_index() == 0:
-            aside.parent.mkdir(exist_ok=True)
-            folder.rename(aside)
+            aside = self._workdir / TORN_FOLDER
+            aside.mkdir(exist_ok=True)
+            earlier = len(list(aside.glob(f"{step}*")))
+            folder.rename(aside / (f"{step}.{earlier}" if earlier else str(step)))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"moved torn checkpoint {step}")
         self._checkpointer.reload()
-        return str(aside)
 
 
 def find_checkpoint(path: str | Path) -> Path:

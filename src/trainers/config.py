@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from ..data.augment import AugmentConfig
-from ..models.vit import ViTConfig
+from ..models.config import ViTConfig
 from .parse_config import build, require, unknown_field
 from .run_config import (
     CheckpointConfig,
@@ -50,6 +50,8 @@ class SourceConfig:
 
     Attributes:
       records: folder of the record set.
+      videos: the files that the records were packed of: pack them anew in the workers, at
+        `image_size` and `budget`, instead of reading the records (slow); "" reads the records.
       batch_size: samples of this source in one optimiser step, over all devices.
       budget: tokens per row; sequences are padded up to it.
       image_size: side in pixels at which images are seen; 0 takes the size that they were packed
@@ -68,6 +70,7 @@ class SourceConfig:
     budget: int
     image_size: int = 0
     augment: AugmentConfig = AugmentConfig()
+    videos: str = ""
     labels: str = "clusters"
     labels_drawn: int = 1
     head: str = "main"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax
 
-from ..models.vit import ViTConfig
+from ..models.config import ViTConfig
 
 # Dense bf16 peaks of one chip in TFLOP/s, from the makers' data sheets; keys are parts of
 # `device_kind`, first match wins.

@@ -23,7 +23,8 @@ from ..cluster.features import Features, descriptors, embeddings, encoder_embed
 from ..data.records import RecordSet, load_labels
 from ..evaluators.knn import knn
 from ..evaluators.linear_probe import linear_probe
-from ..models.vit import ViT, ViTConfig
+from ..models.config import ViTConfig
+from ..models.vit import ViT
 from .config import ProbeConfig
 from .mesh import put_batch
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..data.on_the_fly import OnTheFly
 from ..data.pipeline import Loader, make_loader
 from ..data.records import RecordSet, load_labels
 from .config import PretrainConfig, SourceConfig, buckets, current_phase
@@ -121,7 +122,10 @@ def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
             f"config.sources.{name}.batch_size = {source.batch_size} must be a multiple of the "
             f"{devices} devices times grad_accum_steps = {config.grad_accum_steps}"
         )
-    records = RecordSet(source.records)
+    if source.videos:
+        records = OnTheFly(source.records, source.videos, source.budget, source.image_size)
+    else:
+        records = RecordSet(source.records)
     labels, head = load_labels(records, source.labels), config.heads[source.head]
     if labels.num_classes > head.num_classes:
         raise ValueError(

@@ -5,6 +5,8 @@ import pytest
 
 from codecvit.__main__ import main as codecvit
 from codecvit.cluster.feature_files import read_features
+from codecvit.cluster.labels import load_centres
+from codecvit.cluster.nearest import nearest_centres
 from codecvit.data.labels import load_labels
 from codecvit.data.record import Record, Storage, encode_record
 from codecvit.data.records import RecordSet, RecordWriter
@@ -56,7 +58,17 @@ def write_parquet(folder, rows, keys):
     return folder / "f.parquet"
 
 
-@pytest.mark.parametrize("write", [write_npy, write_parquet])
+def write_fixed_lists(folder, rows, keys):
+    """As a table made from a matrix has them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), rows.shape[1])
+    table = pyarrow.table({"key": list(keys), "feature": lists})
+    parquet.write_table(table, folder / "f.parquet", row_group_size=5)
+    return folder / "f.parquet"
+
+
+@pytest.mark.parametrize("write", [write_npy, write_parquet, write_fixed_lists])
 def test_labels_follow_the_keys_not_the_order(record_set, tmp_path, write):
     """Rows in reverse, one of them of no record."""
     rows = np.concatenate([features(), np.ones((1, 5), np.float32)])[::-1]
@@ -67,6 +79,35 @@ def test_labels_follow_the_keys_not_the_order(record_set, tmp_path, write):
     found = labels.values[:, 0]
     assert len(set(zip(found, np.arange(COUNT) % KINDS, strict=True))) == KINDS
     assert labels.meta["features"] == "file" and labels.meta["file"] == str(file)
+
+
+def test_a_file_by_itself_needs_neither_records_nor_keys(tmp_path, capsys):
+    np.save(tmp_path / "f.npy", features())
+    call = ["cluster", "--features", str(tmp_path / "f.npy"), "--name", "free", "--n", "2"]
+    out = tmp_path / "deep" / "out"
+    assert codecvit([*call, "--k", "3", "--out", str(out)]) == 0
+    assert "12 rows, 2 label(s) each" in capsys.readouterr().out
+    names = ["free.centres.safetensors", "free.json", "free.npy"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    labels = np.load(out / "free.npy", allow_pickle=False)
+    centres = load_centres(out / "free.centres.safetensors")
+    np.testing.assert_array_equal(labels, nearest_centres(features(), centres.centres_KD, 2))
+    assert len(set(zip(labels[:, 0], np.arange(COUNT) % KINDS, strict=True))) == KINDS
+    # Its centres serve other rows of the same model.
+    np.save(tmp_path / "f.npy", features()[::-1])
+    given = ["--centres", str(out / "free.centres.safetensors"), "--out", str(tmp_path / "b")]
+    assert codecvit([*call, *given]) == 0
+    other = np.load(tmp_path / "b" / "free.npy", allow_pickle=False)
+    np.testing.assert_array_equal(other, labels[::-1])
+
+
+def test_labels_go_beside_the_records_or_where_out_says(record_set, tmp_path, capsys):
+    file = write_npy(tmp_path, features(), record_set.keys)
+    call = ["cluster", "--features", str(file), "--name", "a", "--k", "3", "--n", "1"]
+    assert codecvit(call) == 1
+    assert "give RECORDS, or --features FILE and --out DIR" in capsys.readouterr().err
+    assert codecvit([*call, str(record_set.path), "--out", str(tmp_path)]) == 1
+    assert "the labels of RECORDS lie beside the records" in capsys.readouterr().err
 
 
 def test_rows_in_the_order_of_the_records_stay_in_their_file(record_set, tmp_path):
@@ -117,6 +158,42 @@ def test_files_that_do_not_fit_are_named(record_set, tmp_path, spoil, message):
     spoil(file)
     with pytest.raises(ValueError, match=message):
         read_features(file, record_set)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"feature": [1.0, 2.0]}, "the column feature is double"),
+        ({"feature": [[1.0], None]}, "with 1 nulls"),
+        ({"feature": [[1.0], [1.0, 2.0]]}, r"rows of different lengths \[1, 2\]"),
+        ({"vector": [[1.0], [2.0]]}, "cannot be read"),
+    ],
+)
+def test_parquet_columns_that_do_not_fit_are_named(record_set, tmp_path, column, message):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"key": ["a", "b"], **column}), tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match=message):
+        read_features(tmp_path / "f.parquet", record_set)
+
+
+def test_what_k_means_found_survives_until_the_labels_are_written(
+    record_set, tmp_path, monkeypatch
+):
+    file = write_npy(tmp_path, features(), record_set.keys)
+    call = ["cluster", str(record_set.path), "--name", "theirs", "--k", "3", "--n", "1"]
+    call += ["--features", str(file)]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("codecvit.cluster.__main__.assign", killed)
+        codecvit(call)
+    progress = record_set.path / "labels" / "theirs.progress.safetensors"
+    assert progress.is_file()
+    assert codecvit(call) == 0
+    assert not progress.exists()
 
 
 def test_another_ending_is_refused(record_set, tmp_path):

@@ -1,7 +1,9 @@
 """The nearest centres against brute force."""
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from codecvit.cluster.nearest import nearest_centres, unit_rows
 
@@ -16,6 +18,16 @@ def test_it_equals_brute_force_in_float64(chunk):
     found = nearest_centres(x, centres, 10, chunk)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, np.argsort(-cosine, axis=1)[:, :10])
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_the_mesh_does_not_matter(chunk):
+    rng = np.random.default_rng(2)
+    x, centres = rng.normal(size=(101, 24)), rng.normal(size=(50, 24))
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    alone, shared = (nearest_centres(x, centres, 4, chunk, on) for on in (None, mesh))
+    np.testing.assert_array_equal(shared, alone)
+    assert nearest_centres(x[:3], centres, 4, mesh=mesh).tolist() == alone[:3].tolist()
 
 
 def test_all_centres_may_be_asked_for_and_each_comes_once():

@@ -81,6 +81,16 @@ def test_mini_batches_come_close_to_lloyd():
     np.testing.assert_array_equal(small.centres_KD, again.centres_KD)
 
 
+def test_a_mini_batch_is_the_same_on_every_mesh():
+    """100 rows do not divide by 8 devices; a larger batch would end elsewhere."""
+    x, _ = blobs(rows=3000, groups=60, spread=0.7)
+    one, shared = (
+        kmeans(x, 20, seed=0, iterations=2, batch_rows=100, mesh=devices(count)) for count in (1, 8)
+    )
+    np.testing.assert_allclose(shared.centres_KD, one.centres_KD, atol=1e-5)
+    assert shared.counts_K.tolist() == one.counts_K.tolist()
+
+
 def test_a_mini_batch_centre_is_the_mean_of_all_its_rows():
     """One centre, one pass: the direction of the sum of the unit rows, whatever the batches."""
     x, _ = blobs(rows=500, groups=1)
@@ -128,12 +138,19 @@ def test_a_killed_clustering_goes_on_to_the_same_centres(tmp_path, batch):
     whole = kmeans(x, 40, **options)
     with pytest.raises(ValueError, match="was left by a clustering with another k: delete it"):
         kmeans(x, 41, progress=file, **options)
+    other = x.copy()
+    other[1500, 7] += 1
     with pytest.raises(ValueError, match="with another rows"):
-        kmeans(x + 1, 40, progress=file, **options)
+        kmeans(other, 40, progress=file, **options)
+    with pytest.raises(ValueError, match="iterations=2: .* already holds [3-9] updates: ask"):
+        kmeans(x, 40, progress=file, **(options | {"iterations": 2}))
     found = kmeans(x, 40, progress=file, **options)
     np.testing.assert_array_equal(found.centres_KD, whole.centres_KD)
     assert found.inertia == whole.inertia
-    assert not file.exists()
+    # The file stays until the caller's result is safe: a finished clustering is found again.
+    again = kmeans(x, 40, progress=file, **options)
+    np.testing.assert_array_equal(again.centres_KD, whole.centres_KD)
+    assert again.inertia == whole.inertia
 
 
 def test_a_damaged_progress_file_is_named(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from codecvit.__main__ import main as codecvit
-from codecvit.cluster.features import Features
+from codecvit.cluster.features import Features, embeddings
 from codecvit.cluster.labels import Centres
 from codecvit.cluster.show import gathering, members
 from codecvit.data.labels import load_labels
@@ -100,6 +100,34 @@ def test_the_sheet_shows_each_cluster_in_its_colour(record_set, tmp_path, capsys
         assert max(pure) > 1000 and sum(pure) == max(pure)  # one colour in a row
         colours.append(int(np.argmax(pure)))
     assert sorted(colours) == [0, 1, 2]
+
+
+def test_labels_and_centres_of_different_clusterings_do_not_mix(record_set, tmp_path, capsys):
+    for name, seed in (("one", "0"), ("two", "1")):
+        arguments = ["--name", name, "--k", "5", "--n", "1", "--seed", seed]
+        assert codecvit(["cluster", str(record_set.path), *arguments]) == 0
+    folder = record_set.path / "labels"
+    centres = (folder / "two.centres.safetensors").read_bytes()
+    (folder / "one.centres.safetensors").write_bytes(centres)
+    arguments = [str(record_set.path), "--labels", "one", "--out", str(tmp_path / "x.png")]
+    assert codecvit(["clusters", "show", *arguments]) == 1
+    assert "were not made with the centres beside them" in capsys.readouterr().err
+
+
+def test_the_gathering_embeds_its_sample_alone(record_set, run, monkeypatch):
+    labels = load_labels(record_set, "kinds").values[:, 0]
+    embedded = []
+
+    def counted(*args, **kwargs):
+        found = embeddings(*args, **kwargs)
+        embedded.append(len(found.rows_ND))
+        return found
+
+    monkeypatch.setattr("codecvit.cluster.show.embeddings", counted)
+    gathering(record_set, labels, run, "main", sample=6, panels=2)
+    assert embedded == [6, 6]
+    with pytest.raises(ValueError, match="--head main has 8 classes, the labels go up to 9"):
+        gathering(record_set, np.where(labels == 2, 9, labels), run, "main", sample=6, panels=1)
 
 
 def test_samples_spread_towards_their_centres(record_set, run, tmp_path):

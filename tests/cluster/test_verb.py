@@ -117,6 +117,11 @@ def test_a_test_set_gets_labels_by_the_centres_of_the_training_set(record_set, t
     train, test = load_labels(record_set, "round0"), load_labels(test_set, "round0")
     np.testing.assert_array_equal(test.values, train.values)
     assert test.meta["centres_sha256"] == train.meta["centres_sha256"]
+    # They lie beside the labels there too, also where others of that name lay before.
+    assert run(test_set.path, "--name", "round0", "--k", 4, "--n", 1) == 0
+    assert run(test_set.path, "--name", "round0", "--centres", centres, "--n", 1) == 0
+    beside = load_centres(test_set.path / "labels" / "round0.centres.safetensors")
+    assert beside.digest == load_centres(centres).digest
 
 
 def test_one_part_of_the_descriptors_alone(tmp_path, capsys):
@@ -147,7 +152,7 @@ def test_an_encoder_gives_the_features(record_set, tmp_path):
     import jax
 
     from codecvit.convert.export import export
-    from codecvit.models.vit import ViT, ViTConfig
+    from codecvit.models import ViT, ViTConfig
 
     config = ViTConfig(width=32, depth=1, num_heads=1, mlp_dim=32, patch=PATCH)
     batch = (
@@ -181,6 +186,18 @@ def test_embeddings_come_in_order_without_the_rows_that_fill_the_last_batch(reco
     assert found.rows_ND[found.readable_N, 1].tolist() == expected
 
 
+def test_some_records_alone_can_be_embedded(record_set):
+    asked = []
+
+    def embed(batch):
+        asked.extend(batch["index"].tolist())
+        return batch["length"][:, None].astype(np.float32)
+
+    found = embeddings(record_set, embed, batch_size=2, only=[17, 3, 6])
+    assert asked == [17, 3, 6, -1]
+    assert found.rows_ND[:, 0].tolist() == [5 + number % 4 for number in (17, 3, 6)]
+
+
 def test_records_that_cannot_be_read_get_no_label(record_set, capsys):
     damage(record_set, "clip-0004")
     assert np.flatnonzero(~descriptors(record_set).readable_N).tolist() == [4]
@@ -190,7 +207,7 @@ def test_records_that_cannot_be_read_get_no_label(record_set, capsys):
     assert (np.delete(labels, 4, axis=0) >= 0).all()
     printed = capsys.readouterr().out
     assert "1 unreadable" in printed and "23 rows of 8 features" in printed
-    assert "cluster sizes: min 7, median 8, max 8" in printed
+    assert "cluster sizes: min 7, median 8, max 8" in printed and "0 empty clusters" in printed
 
 
 @pytest.mark.parametrize(

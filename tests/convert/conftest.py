@@ -78,7 +78,7 @@ def random_sequence(seed, length=200, patch=14, rows=16, columns=16, slots=64):
 @pytest.fixture(scope="session")
 def small():
     """(config, params) of an encoder that runs in no time: 2 blocks of width 64, 2 heads."""
-    from codecvit.models.vit import ViTConfig
+    from codecvit.models import ViTConfig
 
     config = ViTConfig(width=64, depth=2, num_heads=2, mlp_dim=96, patch=14)
     return config, random_params(config)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from codecvit.convert.names import from_hf, published_shapes, to_hf
-from codecvit.models.vit import ViT, ViTConfig
+from codecvit.models import ViT, ViTConfig
 
 LARGE = ViTConfig.from_variant("L/14")
 

@@ -9,7 +9,7 @@ import torch
 
 from codecvit import PatchSequence
 from codecvit.convert import torch_input
-from codecvit.models.vit import ViT, ViTConfig
+from codecvit.models import ViT, ViTConfig
 
 SIZES = {
     "Ti": ViTConfig.from_variant("Ti/14"),

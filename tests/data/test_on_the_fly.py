@@ -1,0 +1,79 @@
+"""Packing in the workers gives what packing beforehand gave."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from codecvit.__main__ import main as codecvit
+from codecvit.data import demo
+from codecvit.data.on_the_fly import OnTheFly
+from codecvit.data.pipeline import make_loader
+from codecvit.data.records import RecordSet, load_labels
+
+VIEW = ["--size", "56", "--budget", "64", "--num-frames", "6", "--storage", "raw"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("clips")
+    demo.write_demo(folder, 6, 1)
+    inputs = [str(folder / "train.csv"), "--out", str(folder / "sets"), "--workers", "0"]
+    assert codecvit(["pack", *inputs, "--mode", "codec,frames,collage", *VIEW]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["codec", "frames", "collage"])
+def test_the_same_size_and_budget_give_the_same_patches(packed, mode):
+    records = RecordSet(packed / "sets" / mode)
+    anew = OnTheFly(packed / "sets" / mode, packed / "train.csv", budget=64)
+    assert anew.keys == records.keys
+    for index in range(len(records)):
+        a, b = anew[index], records[index]
+        np.testing.assert_array_equal(a.sequence.patches, b.sequence.patches)
+        np.testing.assert_array_equal(a.sequence.positions, b.sequence.positions)
+        assert (a.key, a.view) == (b.key, b.view)
+
+
+def test_another_size_and_budget_reach_the_batch_with_the_same_labels(packed):
+    anew = OnTheFly(packed / "sets" / "codec", packed / "train.csv", budget=100, size=112)
+    expected = load_labels(RecordSet(packed / "sets" / "codec"), "motion").values[:, 0]
+    options = {"batch_size": 4, "budget": 100, "labels": "motion", "image_size": 112}
+    with make_loader(anew, **options) as loader:
+        batch = next(loader)
+    assert batch["patches"].shape[:2] == (4, 100)
+    assert batch["length"].tolist() == [100] * 4
+    assert batch["positions"][..., 1:].max() == 7  # 8 rows and columns of patches
+    assert batch["labels"][:, 0].tolist() == expected[batch["index"]].tolist()
+
+
+def test_workers_read_the_videos_too(packed):
+    anew = OnTheFly(packed / "sets" / "codec", packed / "train.csv", budget=64)
+    batches = []
+    for workers in (0, 1):
+        with make_loader(anew, batch_size=3, budget=64, worker_count=workers) as loader:
+            batches.append(next(loader))
+    np.testing.assert_array_equal(batches[0]["patches"], batches[1]["patches"])
+
+
+def test_a_video_that_cannot_be_decoded_counts_nothing(packed, tmp_path):
+    shutil.copytree(packed, tmp_path, dirs_exist_ok=True)
+    anew = OnTheFly(tmp_path / "sets" / "codec", tmp_path / "train.csv", budget=64)
+    (tmp_path / anew.keys[2]).write_bytes(b"no video")
+    with make_loader(anew, batch_size=6, budget=64, shuffle=False) as loader:
+        batch = next(loader)
+        assert batch["weight"].tolist() == [1, 1, 0, 1, 1, 1]
+        assert loader.unreadable == {2}
+
+
+def test_what_does_not_fit_is_named(packed, tmp_path):
+    with pytest.raises(ValueError, match=r"lacks 6 of the 6 videos of .*codec"):
+        OnTheFly(packed / "sets" / "codec", packed / "test.csv", budget=64)
+    with pytest.raises(ValueError, match="size = 60 must be a multiple of the patch side 14"):
+        OnTheFly(packed / "sets" / "codec", packed / "train.csv", budget=64, size=60)
+    groups = ["--mode", "codec", *VIEW, "--set", "policy=groups", "--set", "policy_arg=2"]
+    inputs = [str(packed / "train.csv"), "--out", str(tmp_path), "--workers", "0"]
+    assert codecvit(["pack", *inputs, *groups]) == 0
+    with pytest.raises(ValueError, match="not one per video"):
+        OnTheFly(tmp_path / "codec", packed / "train.csv", budget=64)
