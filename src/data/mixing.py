@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import grain
 import numpy as np
+from grain.experimental import WindowShuffleMapDataset
 
 
 class Mixture(grain.transforms.DatasetSelectionMap):
@@ -59,7 +60,7 @@ class Mixture(grain.transforms.DatasetSelectionMap):
 
 
 def stream(
-    ranges: Sequence[range], mixture: Mixture, seed: int, shuffle: bool
+    ranges: Sequence[range], mixture: Mixture, seed: int, shuffle: bool, window: int = 0
 ) -> grain.MapDataset[int]:
     """The endless stream of record numbers.
 
@@ -68,6 +69,7 @@ def stream(
       mixture: how the sets alternate.
       seed: of the order, another one in each epoch of each set.
       shuffle: False keeps the order of the records within each set.
+      window: records in a row among which the order is drawn; 0: all of a set.
 
     Returns:
       A seeded data set; what is drawn after it sees the place in the stream, so each epoch draws
@@ -77,8 +79,16 @@ def stream(
     seeds = [seed, *np.random.SeedSequence(seed).generate_state(len(ranges) - 1).tolist()]
     streams = []
     for numbers, own_seed in zip(ranges, seeds, strict=True):
-        numbers = grain.MapDataset.range(numbers.start, numbers.stop).seed(own_seed)
-        streams.append((numbers.shuffle() if shuffle else numbers).repeat())
+        own = grain.MapDataset.range(numbers.start, numbers.stop).seed(own_seed)
+        if not shuffle:
+            streams.append(own.repeat())
+        elif not 0 < window < len(numbers):
+            streams.append(own.shuffle().repeat())
+        else:
+            # Grain adds the window's number to the seed: far apart, and below its 32 bits.
+            start = int(np.random.SeedSequence(own_seed).generate_state(1)[0]) >> 1
+            shuffled = WindowShuffleMapDataset(own.repeat(), window_size=window, seed=start)
+            streams.append(shuffled)
     if len(streams) == 1:
         return streams[0]
     return grain.MapDataset.select_from_datasets(streams, mixture)

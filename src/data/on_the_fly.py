@@ -16,6 +16,7 @@ from ..codec.config import SelectionConfig
 from ..codec.errors import MediaError
 from ..codec.selection import select
 from ..files import PathOrUrl
+from .packing import draw_seed
 from .record import Record, RecordError
 from .records import RecordSet
 from .sources import Item, list_items, local_file
@@ -69,6 +70,10 @@ class OnTheFly(RecordSet):
             "tokens": {**packed["tokens"], "max": budget},
         }
 
+    def cache_need(self, window: int) -> int:
+        """0: the shards are not read."""
+        return 0
+
     def record(self, index: int, see: Callable[[Image.Image], np.ndarray] | None = None) -> Record:
         """Record `index`, packed now; `see` concerns pictures alone.
 
@@ -76,7 +81,7 @@ class OnTheFly(RecordSet):
           RecordError: the video cannot be decoded.
         """
         item, packed = self._items[index], self.manifest
-        selection = packed.get("selection")
+        selection, seed = packed.get("selection"), packed.get("seed")
         try:
             with local_file(item) as path:
                 clip = sample_clip(
@@ -90,7 +95,8 @@ class OnTheFly(RecordSet):
                     sampling=packed["sampling"],
                     config=SelectionConfig(**selection) if selection else SelectionConfig(),
                 )
-                (sequence,) = select(clip, packed["mode"], self._budget, None)
+                drawn = None if seed is None else draw_seed(seed, item.key, 0)
+                (sequence,) = select(clip, packed["mode"], self._budget, drawn)
         except (MediaError, OSError) as error:
             raise RecordError(f"record {index} of {self.path}: {error}") from error
         return Record(

@@ -109,6 +109,7 @@ class PackOptions:
             fields["selection"] = dataclasses.asdict(self.selection)
         if mode in ("frames", "collage"):
             fields["draws"] = self.draws
+        if mode in ("frames", "collage") or (mode == "codec" and self.selection.policy == "random"):
             fields["seed"] = self.seed
         return fields
 

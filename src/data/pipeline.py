@@ -18,6 +18,7 @@ from absl import flags
 from grain.experimental import ElasticIterator
 
 from .augment import AugmentConfig
+from .cache import cache_limit
 from .examples import NO_AUGMENT, Batch, Pool, make_examples, make_pool
 from .mixing import Mixture, stream
 from .records import RecordError, RecordSet
@@ -109,6 +110,7 @@ def make_loader(
     augment: AugmentConfig = NO_AUGMENT,
     seed: int = 0,
     shuffle: bool = True,
+    shuffle_window: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     worker_count: int = 0,
@@ -130,6 +132,8 @@ def make_loader(
       augment: what is drawn anew for each example.
       seed: of the order (another one in each epoch) and of all draws.
       shuffle: False keeps the order of the records.
+      shuffle_window: records in a row among which the order is drawn; 0: all of a set. For remote
+        sets that the cache cannot hold.
       process_index: which process this is...
       process_count: ...of how many; each gets batch_size / process_count rows.
       worker_count: processes that read and decode; 0 uses threads of this one.
@@ -141,7 +145,8 @@ def make_loader(
     Raises:
       ValueError: the set is empty or holds sequences over the budget, the batch does not divide, or
         the labels are missing, too few or made for other records; or records of patches are asked
-        for another size or random crops; or the sets of a mixture do not fit together.
+        for another size or random crops; the sets of a mixture do not fit together; the
+        cache cannot hold the shards of remote sets.
     """
     if process_count < 1 or batch_size < 1 or batch_size % process_count:
         raise ValueError(
@@ -156,9 +161,11 @@ def make_loader(
             f"weights = {list(weights)} must hold one number for each of the {len(record_sets)} "
             "record sets"
         )
+    _check_window(record_sets, shuffle_window if shuffle else 1)
     pool = make_pool(record_sets, budget, labels, labels_drawn, image_size, augment)
     mixture = Mixture([len(part) for part in pool.ranges] if weights is None else weights)
-    dataset = stream(pool.ranges, mixture, seed, shuffle).random_map(pool.draw)
+    dataset = stream(pool.ranges, mixture, seed, shuffle, shuffle_window)
+    dataset = dataset.random_map(pool.draw)
     multiprocessing_options = None
     if worker_count:
         # Grain's worker processes read absl flags, which a program without `app.run` never parses.
@@ -207,3 +214,17 @@ def iterate_once(
         rows = [examples.at(index, columns) for index in chosen[start : start + batch_size]]
         rows += [examples.empty(-1)] * (batch_size - len(rows))
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _check_window(record_sets: Sequence[RecordSet], window: int) -> None:
+    """Refuses an order that would fetch a shard for nearly every record."""
+    if window < 0:
+        raise ValueError(f"shuffle_window = {window} must be at least 0")
+    need = sum(found.cache_need(window or len(found)) for found in record_sets)
+    limit = cache_limit() if need else 0
+    if need > limit:
+        raise ValueError(
+            f"the order of the records goes back and forth in {need / 1e9:.3g} GB of remote "
+            f"shards, the cache holds CODECVIT_CACHE_GB = {limit / 1e9:.3g}: raise it, or give a "
+            "smaller shuffle_window"
+        )

@@ -25,7 +25,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from ..files import PathOrUrl, download, is_url, join, list_files, read_bytes, write_atomic
+from ..files import PathOrUrl, is_url, join, write_atomic
+from .cache import CachedShard, cache_need, copy_small_files, open_cached
 from .labels import Labels, given_labels, label_files, label_names, load_labels, save_labels
 from .record import Record, RecordError, Storage, decode_record, encode_record
 from .shards import ShardWriter, check_shard, open_shard, shard_name
@@ -53,10 +54,10 @@ class RecordSet:
     """A finished record set, opened for reading.
 
     Args:
-      path: its folder; a URL is first copied to `cache_folder()`, once.
+      path: its folder or URL. Shards of a URL are fetched when they are first read (cache.py).
 
     Attributes:
-      path: its local folder.
+      path: its local folder; of a URL a copy without the shards.
       manifest: what manifest.json says.
 
     Raises:
@@ -64,15 +65,27 @@ class RecordSet:
     """
 
     def __init__(self, path: PathOrUrl) -> None:
-        self.path = _local_set(os.fspath(path)) if is_url(path) else Path(path)
+        self._url = os.fspath(path) if is_url(path) else None
+        sizes: Mapping[str, int] = {}
+        if self._url is None:
+            self.path = Path(path)
+        else:
+            self.path, sizes = copy_small_files(self._url)
         self.manifest = _read_manifest(self.path)
         shards = self.manifest["shards"]
-        self._names = [shard["name"] for shard in shards]
         self._ends = _running_sum(shard["records"] for shard in shards)
         self._lock = threading.Lock()
         self._readers: dict[int, ArrayRecordReader] = {}
+        self._cached: dict[int, CachedShard] = {}
         for shard in shards:
-            check_shard(self.path / shard["name"], shard)
+            here, size = self.path / shard["name"], sizes.get(shard["name"])
+            if self._url is None:
+                check_shard(here, shard)
+            elif size != shard["bytes"] and not here.is_file():
+                raise RecordError(
+                    f"shard {join(self._url, shard['name'])} has {size} bytes instead of "
+                    f"{shard['bytes']}: copy it again or pack again"
+                )
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -94,7 +107,7 @@ class RecordSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """Loader workers get a copy without open files and without the lock."""
-        state = {**self.__dict__, "_readers": {}}
+        state = {**self.__dict__, "_readers": {}, "_cached": {}}
         del state["_lock"]
         return state
 
@@ -135,6 +148,10 @@ class RecordSet:
         """Hex hash of the shards' names, counts and contents: equal hashes, equal records."""
         return hash_shards(self.manifest["shards"])
 
+    def cache_need(self, window: int) -> int:
+        """Bytes of the cache that reading in windows of so many records needs; 0 without a URL."""
+        return 0 if self._url is None else cache_need(self.manifest["shards"], window)
+
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self.path}")
@@ -143,13 +160,28 @@ class RecordSet:
 
     def _where(self, index: int) -> str:
         shard, row = self._locate(index)
-        return f"record {index} (row {row} of {self.path / self._names[shard]})"
+        name = self.manifest["shards"][shard]["name"]
+        return f"record {index} (row {row} of {self.path / name})"
 
     def _reader(self, shard: int) -> ArrayRecordReader:
+        if self._url is not None:
+            return self._cached_reader(self._url, shard)
         with self._lock:
             if shard not in self._readers:
-                self._readers[shard] = open_shard(self.path / self._names[shard])
+                path = self.path / self.manifest["shards"][shard]["name"]
+                self._readers[shard] = open_shard(path)
             return self._readers[shard]
+
+    def _cached_reader(self, url: str, shard: int) -> ArrayRecordReader:
+        with self._lock:
+            found = self._cached.get(shard)
+        if found is None or not found.in_use():
+            # Not under our lock: the other threads read on while this one fetches.
+            found = open_cached(url, self.path, self.manifest["shards"][shard])
+            with self._lock:
+                kept = {n: other for n, other in self._cached.items() if other.is_there()}
+                self._cached = {**kept, shard: found}
+        return found.reader
 
 
 class RecordWriter:
@@ -277,11 +309,6 @@ def write_set(
     return manifest
 
 
-def cache_folder() -> Path:
-    """Where copies of remote sets lie: CODECVIT_CACHE, by default ~/.cache/codecvit."""
-    return Path(os.environ.get("CODECVIT_CACHE") or Path.home() / ".cache" / "codecvit")
-
-
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """The rows as lines of JSON; equal rows give equal bytes."""
     text = (json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows)
@@ -292,30 +319,6 @@ def hash_shards(shards: Sequence[Mapping[str, Any]]) -> str:
     """Hex sha256 over the names, counts and content hashes of a shard list."""
     text = json.dumps([[shard["name"], shard["records"], shard["sha256"]] for shard in shards])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _local_set(url: str) -> Path:
-    """A local copy of a remote set; what is there already is not fetched again.
-
-    The copy belongs to the manifest's content, so that a set that is packed anew gets a new one.
-    Label files are fetched each time, since `codecvit cluster` may have added to them.
-    """
-    try:
-        manifest = read_bytes(join(url, "manifest.json"))
-    except FileNotFoundError:
-        raise RecordError(
-            f"{url} is no finished record set (no manifest.json): pack it first, or finish packing"
-        ) from None
-    name = hashlib.sha256(url.rstrip("/").encode() + b"\n" + manifest).hexdigest()[:32]
-    folder = cache_folder() / "sets" / name
-    (folder / "labels").mkdir(parents=True, exist_ok=True)
-    have = list_files(folder)
-    for file, size in list_files(url).items():
-        wanted = file.endswith(".array_record") or file in ("index.jsonl", "failures.jsonl")
-        if file.startswith("labels/") or (wanted and have.get(file) != size):
-            download(join(url, file), folder / file)
-    write_atomic(folder / "manifest.json", manifest)
-    return folder
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

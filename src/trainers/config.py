@@ -58,6 +58,8 @@ class SourceConfig:
       image_size: side in pixels at which images are seen; 0 takes the size that they were packed
         for.
       augment: random crops (images only) and flips.
+      shuffle_window: records in a row among which the order is drawn, for remote sets that the
+        cache cannot hold; 0: all.
       labels: name of a file labels/NAME.npy of the record set.
       labels_drawn: labels drawn per sample and step of the n that the file holds.
       head: name of the head, a key of `heads`.
@@ -73,6 +75,7 @@ class SourceConfig:
     augment: AugmentConfig = AugmentConfig()
     mix_weights: tuple[float, ...] = ()
     videos: str = ""
+    shuffle_window: int = 0
     labels: str = "clusters"
     labels_drawn: int = 1
     head: str = "main"

@@ -145,6 +145,7 @@ def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
         image_size=source.image_size,
         augment=source.augment,
         seed=config.seed,
+        shuffle_window=source.shuffle_window,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         worker_count=source.loader_workers,

@@ -36,6 +36,19 @@ def test_the_same_size_and_budget_give_the_same_patches(packed, mode):
         assert (a.key, a.view) == (b.key, b.view)
 
 
+@pytest.mark.parametrize(
+    "options", [["--mode", "frames"], ["--mode", "codec", "--set", "policy=random"]]
+)
+def test_what_was_drawn_by_a_seed_is_drawn_again(packed, tmp_path, options):
+    command = ["pack", str(packed / "train.csv"), "--out", str(tmp_path), "--workers", "0"]
+    assert codecvit([*command, *VIEW, *options, "--seed", "5"]) == 0
+    records = RecordSet(tmp_path / options[1])
+    anew = OnTheFly(records.path, packed / "train.csv", budget=64)
+    for a, b in zip(anew, records, strict=True):
+        np.testing.assert_array_equal(a.sequence.positions, b.sequence.positions)
+    assert codecvit([*command, *VIEW, *options, "--seed", "6"]) == 2, "a set of another seed"
+
+
 def test_another_size_and_budget_reach_the_batch_with_the_same_labels(packed):
     anew = OnTheFly(packed / "sets" / "codec", packed / "train.csv", budget=100, size=112)
     expected = load_labels(RecordSet(packed / "sets" / "codec"), "motion").values[:, 0]

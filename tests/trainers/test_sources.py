@@ -61,6 +61,13 @@ def test_a_state_goes_on_in_the_middle_of_a_phase(phased, mesh):
         sources.close()
 
 
+def test_a_shuffle_window_reaches_the_loader(config_values, mesh):
+    config_values["sources"]["video"]["shuffle_window"] = 8
+    sources = Sources(PretrainConfig.from_dict(config_values))
+    assert sorted(sources.next(1)["video"]["index"].tolist()) == list(range(8))
+    sources.close()
+
+
 def test_a_state_of_other_sources_is_refused(phased, mesh):
     sources = Sources(phased)
     with pytest.raises(ValueError, match=r"written with the sources \['image'\], the run has"):
