@@ -265,7 +265,9 @@ def _read_metadata(folder: Path) -> Any:
     saved = ocp.checkpointables_metadata(folder)
     written = (saved.custom_metadata or {}).get("arrays")
     if written is None:
-        raise TornCheckpoint(f"{folder} lacks its metadata")
+        raise TornCheckpoint(
+            f"{folder} lacks its metadata, or was written before there was such metadata"
+        )
     for name, count in written.items():
         there = len(jax.tree.leaves(saved.metadata.get(name)))
         if there != count:
