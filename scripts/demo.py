@@ -68,7 +68,7 @@ def main() -> int:
     train, test = (records / split / "codec" for split in ("train", "test"))
     descriptor = out / "descriptor.json"
     sets = ("--train", train, "--test", test)
-    run("probe", "--descriptor", *sets, "--labels", *labels, "--out", descriptor)
+    run("probe-records", "--descriptor", *sets, "--labels", *labels, "--out", descriptor)
 
     checkpoint = out / "runs" / "codec" / "checkpoints"
     checkpoint /= find_checkpoint(out / "runs" / "codec").name

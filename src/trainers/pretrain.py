@@ -30,8 +30,8 @@ from .dry_run import dry_run
 from .flops import peak_tflops
 from .metrics import MetricWriter, Throughput
 from .preemption import StopSignal, check_health
-from .probe import Probe
 from .profiling import ProfileWindow, memory_peak_gib
+from .record_probe import Probe
 from .sources import Sources, on_device, source_tokens, step_work
 from .train_step import init_state, make_train_step
 

@@ -1,7 +1,7 @@
 """k-NN and linear probe of frozen embeddings, inside training and alone.
 
-    codecvit probe ENCODER --train RECORDS --test RECORDS --labels motion [digit ...] [--out JSON]
-    codecvit probe --descriptor --train RECORDS --test RECORDS --labels motion
+    codecvit probe-records ENCODER --train RECORDS --test RECORDS --labels motion [digit ...]
+    codecvit probe-records --descriptor --train RECORDS --test RECORDS --labels motion
 
 ENCODER is a work directory, one checkpoint or an exported folder. `--descriptor` probes the
 training-free descriptor that the records carry, the baseline that an encoder has to beat.
@@ -104,9 +104,9 @@ def evaluate(sets: list[RecordSet], features: list[Features], labels: str) -> di
 
 
 def main(argv: list[str]) -> int:
-    """The verb `probe`."""
+    """The verb `probe-records`."""
     parser = argparse.ArgumentParser(
-        prog="codecvit probe",
+        prog="codecvit probe-records",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
             features = [embeddings(records, embed, args.batch_size) for records in sets]
         results = {labels: evaluate(sets, features, labels) for labels in args.labels}
     except ValueError as error:
-        print(f"codecvit probe: {error}", file=sys.stderr)
+        print(f"codecvit probe-records: {error}", file=sys.stderr)
         return 1
     for labels, scores in results.items():
         print(
