@@ -22,6 +22,7 @@ OPTIONS = {
     "train": ("--config", "--workdir", "--dry-run", "--devices"),
     "clusters": ("--labels", "--out", "--workdir", "--head"),
     "plot": ("--out", "--metrics"),
+    "probe": ("--config", "--workdir"),
     "probe-records": ("--train", "--test", "--labels", "--descriptor"),
     "export": ("--out", "--dtype", "--image-size"),
 }

@@ -67,14 +67,14 @@ def add_defaults(config: ConfigDict) -> ConfigDict:
     Returns:
       The same object; ml_collections lets the command line change only fields that exist.
     """
-    _add_fields(config, PretrainConfig)
+    add_fields(config, PretrainConfig)
     for source in config.sources.values():
-        _add_fields(source, SourceConfig)
+        add_fields(source, SourceConfig)
         for phase in source.phases.values():
-            _add_fields(phase, PhaseConfig)
+            add_fields(phase, PhaseConfig)
     for group, kind in (("heads", HeadConfig), ("probes", ProbeConfig)):
         for values in config[group].values():
-            _add_fields(values, kind)
+            add_fields(values, kind)
     for field in dataclasses.fields(ViTConfig):
         # What the variant says is left open: a number given on the command line overrides it.
         from_variant = field.name in VARIANT_FIELDS
@@ -83,8 +83,8 @@ def add_defaults(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _add_fields(values: ConfigDict, kind: type) -> None:
-    """Adds the fields of a dataclass that have a default."""
+def add_fields(values: ConfigDict, kind: type) -> None:
+    """Adds the fields of a dataclass that have a default and that `values` leaves out."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.default_factory is not dataclasses.MISSING:

@@ -115,6 +115,7 @@ def make_loader(
     process_count: int = 1,
     worker_count: int = 0,
     start_index: int = 0,
+    only: Sequence[int] | None = None,
 ) -> Loader:
     """An endless, resumable loader over one record set, or over several that are mixed.
 
@@ -138,6 +139,7 @@ def make_loader(
       process_count: ...of how many; each gets batch_size / process_count rows.
       worker_count: processes that read and decode; 0 uses threads of this one.
       start_index: examples to skip, the state of an earlier loader.
+      only: of a single record set, these records alone; without a shuffle in this order.
 
     Returns:
       The loader.
@@ -161,10 +163,18 @@ def make_loader(
             f"weights = {list(weights)} must hold one number for each of the {len(record_sets)} "
             "record sets"
         )
+    if only is not None and (len(record_sets) > 1 or not len(only)):
+        raise ValueError(
+            f"only = {len(only)} records of {len(record_sets)} sets: name at least one record, of "
+            "a single set"
+        )
     _check_window(record_sets, shuffle_window if shuffle else 1)
     pool = make_pool(record_sets, budget, labels, labels_drawn, image_size, augment)
-    mixture = Mixture([len(part) for part in pool.ranges] if weights is None else weights)
-    dataset = stream(pool.ranges, mixture, seed, shuffle, shuffle_window)
+    ranges = pool.ranges if only is None else [range(len(only))]
+    mixture = Mixture([len(part) for part in ranges] if weights is None else weights)
+    dataset = stream(ranges, mixture, seed, shuffle, shuffle_window)
+    if only is not None:
+        dataset = dataset.map(np.asarray(only).__getitem__)
     dataset = dataset.random_map(pool.draw)
     multiprocessing_options = None
     if worker_count:

@@ -1,4 +1,8 @@
-"""What the evaluators share: the rows that carry a label, and accuracies from ranks."""
+"""What the evaluators share: the rows that carry a label, a held-out part of them, accuracies from
+ranks.
+
+Shapes: N or M rows, Y classes.
+"""
 
 from __future__ import annotations
 
@@ -59,3 +63,29 @@ def ranks_to_metrics(rank_M: np.ndarray) -> Metrics:
         "top5": float(np.mean(rank_M < 5)),
         "count": len(rank_M),
     }
+
+
+def true_class_ranks(scores_MY: np.ndarray, labels_M: np.ndarray) -> np.ndarray:
+    """How many classes are ranked before the true one, int [M]; ties go to the lower class."""
+    true_M1 = np.take_along_axis(scores_MY, labels_M[:, None], axis=1)
+    lower_class_MY = np.arange(scores_MY.shape[1]) < labels_M[:, None]
+    return ((scores_MY > true_M1) | ((scores_MY == true_M1) & lower_class_MY)).sum(axis=1)
+
+
+def held_out(labels_N: np.ndarray, seed: int, share: float) -> np.ndarray:
+    """A share of each class as a mask [N]: at least one row, never the last one of a class.
+
+    Raises:
+      ValueError: no class has two rows.
+    """
+    generator = np.random.default_rng(seed)
+    held_out_N = np.zeros(len(labels_N), bool)
+    for rows in (np.flatnonzero(labels_N == label) for label in np.unique(labels_N)):
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held_out_N[generator.permutation(rows)[:count]] = True
+    if not held_out_N.any():
+        raise ValueError(
+            "no class has two labelled training rows, so none can be held out: label more rows, or "
+            "give the linear probe one l2 candidate"
+        )
+    return held_out_N

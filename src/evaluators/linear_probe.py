@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .labelled import Metrics, labelled_rows, ranks_to_metrics
+from .labelled import Metrics, held_out, labelled_rows, ranks_to_metrics, true_class_ranks
 
 L2_CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT = 0.2
@@ -69,7 +69,7 @@ def linear_probe(
 
     l2 = candidates[0]
     if len(candidates) > 1:
-        held_out_N = _held_out(train_labels_N, seed)
+        held_out_N = held_out(train_labels_N, seed, HELD_OUT)
         fitted_ND = standardise(train_ND, train_ND[~held_out_N])
         # Held-out rows stay in place with weight 0: every fit has one shape and is compiled once.
         fits = [
@@ -84,9 +84,9 @@ def linear_probe(
     fit = fit_logistic(standardise(train_ND, train_ND), train_labels_N, num_classes, l2)
     train_NY = _logits(fit, standardise(train_ND, train_ND))
     test_MY = _logits(fit, standardise(test_MD, train_ND))
-    return ranks_to_metrics(_ranks(test_MY, test_labels_M)) | {
+    return ranks_to_metrics(true_class_ranks(test_MY, test_labels_M)) | {
         "loss": _cross_entropy(test_MY, test_labels_M),
-        "train_top1": float(np.mean(_ranks(train_NY, train_labels_N) == 0)),
+        "train_top1": float(np.mean(true_class_ranks(train_NY, train_labels_N) == 0)),
         "l2": l2,
         "train_count": len(train_ND),
     }
@@ -185,25 +185,3 @@ def standardise(x_ND: np.ndarray, of_ND: np.ndarray) -> np.ndarray:
     mean_D, std_D = of_ND.mean(axis=0, dtype=np.float64), of_ND.std(axis=0, dtype=np.float64)
     constant_D = std_D <= 1e-6 * np.maximum(np.abs(mean_D), 1e-30)
     return ((x_ND - mean_D) / np.where(constant_D, 1, std_D)).astype(np.float32)
-
-
-def _held_out(labels_N: np.ndarray, seed: int) -> np.ndarray:
-    """A fifth of each class as a mask [N]: at least one row, never the last one of a class."""
-    generator = np.random.default_rng(seed)
-    held_out_N = np.zeros(len(labels_N), bool)
-    for rows in (np.flatnonzero(labels_N == label) for label in np.unique(labels_N)):
-        count = min(max(1, round(HELD_OUT * len(rows))), len(rows) - 1)
-        held_out_N[generator.permutation(rows)[:count]] = True
-    if not held_out_N.any():
-        raise ValueError(
-            "no class has two labelled training rows, so none can be held out: "
-            "give one l2 candidate"
-        )
-    return held_out_N
-
-
-def _ranks(logits_MY: np.ndarray, labels_M: np.ndarray) -> np.ndarray:
-    """How many classes are ranked before the true one; ties go to the lower class."""
-    true_M1 = np.take_along_axis(logits_MY, labels_M[:, None], axis=1)
-    lower_class_MY = np.arange(logits_MY.shape[1]) < labels_M[:, None]
-    return ((logits_MY > true_M1) | ((logits_MY == true_M1) & lower_class_MY)).sum(axis=1)

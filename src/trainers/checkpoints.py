@@ -1,9 +1,10 @@
 """Checkpoints: Orbax v1, used nowhere else.
 
 A checkpoint `checkpoints/STEP` holds the trees `encoder` (what `codecvit.load` and the export
-read), `ema` (its moving average, if there is one) and `train` (heads, optimiser, counters), and
-JSON metadata: the resolved configuration, the position of every data source, the version of this
-package. Saving is asynchronous and atomic; a failed save stops the run at the next one.
+read; a probe's has none), `ema` (its moving average, if there is one) and `train` (heads,
+optimiser, counters), and JSON metadata: the resolved configuration, the position of every data
+source, the version of this package. Saving is asynchronous and atomic; a failed save stops the run
+at the next one.
 """
 
 from __future__ import annotations
@@ -296,7 +297,9 @@ def _split(state: dict[str, Any]) -> dict[str, Any]:
 
     Everything but the encoder goes by path name, so that no optax class is part of the format.
     """
-    trees = {"encoder": state["params"]["encoder"]}
+    trees = {}
+    if "encoder" in state["params"]:  # a probe trains heads alone
+        trees["encoder"] = state["params"]["encoder"]
     if "ema" in state:
         trees["ema"] = state["ema"]
     leaves = jax.tree_util.tree_flatten_with_path(_rest(state))[0]
@@ -307,10 +310,9 @@ def _join(loaded: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
     rest = jax.tree_util.tree_map_with_path(
         lambda path, _: loaded["train"][path_name(path)], _rest(like)
     )
-    state = {
-        **rest,
-        "params": {"encoder": loaded["encoder"], "heads": rest["params"]["heads"]},
-    }
+    state = dict(rest)
+    if "encoder" in like["params"]:
+        state["params"] = {"encoder": loaded["encoder"], "heads": rest["params"]["heads"]}
     return {**state, "ema": loaded["ema"]} if "ema" in like else state
 
 

@@ -8,34 +8,36 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from . import mesh as meshes
-from .config import PretrainConfig
 from .preemption import TrainingStopped
 
 LOG_FOLDER = "logs"
+Config = TypeVar("Config")
 
 
 def run_command(
     name: str,
     doc: str,
-    run: Callable[[PretrainConfig, str], Any],
-    dry_run: Callable[[PretrainConfig], str],
+    parse: Callable[[dict[str, Any]], Config],
+    run: Callable[[Config, str], Any],
     argv: list[str],
+    dry_run: Callable[[Config], str] | None = None,
 ) -> int:
     """Parses the flags of a training run and runs it.
 
     Args:
       name: what stands before a message.
       doc: the help text.
+      parse: checks a config file's values and freezes them.
       run: trains, given configuration and work directory.
-      dry_run: tells about the run of a configuration without data.
       argv: arguments after the verb.
+      dry_run: tells about the run of a configuration without data; None offers no such flag.
 
     Returns:
       Exit status: 0, 1 for a run that can't go on, 2 for flags that are not understood.
@@ -45,8 +47,11 @@ def run_command(
         "config", None, "config file, with arguments after a colon", flag_values=values
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "report on the run, train nothing", flag_values=values)
-    flags.DEFINE_integer("devices", 0, "of a dry run, 0: those that are here", flag_values=values)
+    if dry_run:
+        flags.DEFINE_bool("dry_run", False, "report on the run, train nothing", flag_values=values)
+        flags.DEFINE_integer(
+            "devices", 0, "of a dry run, 0: those that are here", flag_values=values
+        )
     if not argv or {"-h", "--help"} & set(argv):
         print(f"{doc}\nflags:\n{values.main_module_help()}")
         return 0 if argv else 2
@@ -57,21 +62,22 @@ def run_command(
         # ml_collections raises any of these for a field that is unknown or of another type.
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    dry, devices = (values.dry_run, values.devices) if dry_run else (False, 0)
     wrong = f"not understood: {rest}" if rest else ""
-    if values.config is None or (values.workdir is None and not values.dry_run):
+    if values.config is None or (values.workdir is None and not dry):
         wrong = "--config and --workdir are needed"
-    elif values.devices and not values.dry_run:
+    elif devices and not dry:
         wrong = "--devices goes with --dry-run"
     if wrong:
         print(f"{name}: {wrong}", file=sys.stderr)
         return 2
     try:
-        prepare_jax(values.config, values.devices)
-        if values.dry_run:
-            print(dry_run(PretrainConfig.from_dict(values.config.to_dict())))
+        prepare_jax(values.config, devices)
+        if dry_run and dry:
+            print(dry_run(parse(values.config.to_dict())))
             return 0
         meshes.start_processes()
-        config = PretrainConfig.from_dict(values.config.to_dict())
+        config = parse(values.config.to_dict())
         with process_log(Path(values.workdir)):
             run(config, values.workdir)
     except (ValueError, TrainingStopped) as error:

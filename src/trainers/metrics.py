@@ -17,7 +17,8 @@ from tensorboardX import SummaryWriter
 JSONL = "metrics.jsonl"
 WANDB_ID = "wandb_id"
 # What a line on the terminal names; the files have everything.
-SHOWN = ("train/loss", "train/nan_steps", "perf/samples_per_second", "perf/mfu", "probe/")
+SHOWN = ("train/loss", "train/nan_steps", "perf/samples_per_second", "perf/mfu")
+SHOWN += ("probe/", "val/", "test/")
 
 
 class MetricWriter:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEFAULT_METRICS = (
-    r"loss$|target_cosine|hardest_negative|grad_norm/|never_hit/|lr/|top1$"
+    r"loss(/|$)|target_cosine|hardest_negative|grad_norm/|never_hit/|lr/|top1(/|$)"
     r"|perf/(samples_per_second|mfu|input_wait|memory)"
 )
 FORMATS = (".png", ".svg", ".pdf", ".html")

@@ -185,7 +185,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def main(argv: list[str]) -> int:
     """The verb `train`."""
-    return run_command("codecvit train", __doc__, pretrain, dry_run, argv)
+    parse = PretrainConfig.from_dict
+    return run_command("codecvit train", __doc__, parse, pretrain, argv, dry_run)
 
 
 if __name__ == "__main__":

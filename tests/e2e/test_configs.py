@@ -1,4 +1,5 @@
-"""Every shipped config trains, shrunk to two steps, and its checkpoint goes on to an export.
+"""Every shipped pretraining config trains, shrunk to two steps, and its checkpoint goes on to an
+export.
 
 Those with the argument `runlocal` also train as that shrinks them, on data made by the verbs.
 """
@@ -24,7 +25,8 @@ from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs"
-NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
+OTHERS = ("__init__", "common", "probe")  # the probe's is run in tests/trainers/probe
+NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in OTHERS)
 
 
 def get_config(name):

@@ -152,14 +152,14 @@ def test_the_seed_alone_decides():
     one, again = (linear_probe(*arguments, num_classes=8, seed=3) for _ in range(2))
     assert one == again
     labels = arguments[1]
-    held = [module._held_out(labels, seed) for seed in (0, 0, 1)]
+    held = [module.held_out(labels, seed, module.HELD_OUT) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(held[0], held[1])
     assert (held[0] != held[2]).any()
 
 
 def test_the_held_out_part_is_a_fifth_of_each_class_and_never_all_of_it():
     labels = np.repeat([0, 1, 2, 3], [100, 10, 2, 1])
-    held = module._held_out(labels, 0)
+    held = module.held_out(labels, 0, module.HELD_OUT)
     assert np.bincount(labels[held], minlength=4).tolist() == [20, 2, 1, 0]
 
 

@@ -1,0 +1,88 @@
+"""How the examples of a test came out, kept example by example, so that a metric can be taken of
+all of them or of a bootstrap's draw.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .knn import UNRANKED
+from .labelled import ranks_to_metrics, true_class_ranks
+
+Outcomes = dict[str, np.ndarray]
+"""`rank` int32 [N], classes ranked before the true one; or, for several labels an example,
+`scores` float32 [N, C] and `targets` bool [N, C]."""
+
+_NOT_SEEN = -1.0  # below every probability
+
+
+def outcomes(
+    metric: str, scores_NC: np.ndarray, targets_NC: np.ndarray, seen_N: np.ndarray
+) -> Outcomes:
+    """What is kept of some examples.
+
+    Args:
+      metric: "top1" (one label an example) or "mean_average_precision".
+      scores_NC: probabilities.
+      targets_NC: bool, the labels of each example.
+      seen_N: bool, False for an example that the classifier could not see: it counts as wrong. So
+        does one whose scores are not finite.
+
+    Returns:
+      Arrays of N rows.
+    """
+    seen_N = seen_N & np.isfinite(scores_NC).all(axis=1)
+    if metric == "top1":
+        rank_N = true_class_ranks(scores_NC, targets_NC.argmax(axis=1))
+        return {"rank": np.where(seen_N, rank_N, UNRANKED).astype(np.int32)}
+    scores_NC = np.where(seen_N[:, None], scores_NC, _NOT_SEEN).astype(np.float32)
+    return {"scores": scores_NC, "targets": targets_NC}
+
+
+def join(parts: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of several batches as one."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def measure(found: Outcomes) -> dict[str, float]:
+    """The metrics of some examples in 0..1, the one that counts first: top1 and top5, or
+    mean_average_precision."""
+    if "rank" in found:
+        ranked = ranks_to_metrics(found["rank"])
+        return {key: float(ranked[key]) for key in ("top1", "top5")}
+    from .average_precision import mean_average_precision
+
+    value = mean_average_precision(found["scores"], found["targets"])
+    return {"mean_average_precision": float(value)}
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    count: int,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic over test examples (Efron and Tibshirani 1993, ch. 13).
+
+    Two runs on the same examples are compared by a statistic of both, which pairs them.
+
+    Args:
+      statistic: numbers of examples, int [count] drawn with replacement -> value.
+      count: number of examples.
+      draws: number of resamples.
+      level: of the interval.
+      seed: of the draws; equal seeds draw equal examples.
+
+    Returns:
+      Lower and upper end.
+    """
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.integers(0, count, count)) for _ in range(draws)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,113 @@
+"""The frozen encoders that a probe reads tokens of: ours on the mesh, or a PyTorch model beside it.
+
+Shape suffixes: B rows of a batch over all processes, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ..convert.load import read_checkpoint
+from ..data.records import RecordSet
+from ..models.vit import ViT
+from .config import model_config
+from .flops import train_flops_per_token
+from .mesh import put_batch, shard_tree
+from .probe_config import AttentiveProbeConfig
+
+HF_PREFIX = "hf:"
+_INPUTS = ("patches", "positions", "length")
+
+Rows = dict[str, np.ndarray]
+Features = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenEncoder:
+    """An encoder that is not trained.
+
+    Attributes:
+      width: D.
+      encode: this process' rows of a loader batch -> global arrays over the mesh: `tokens`
+        [B, L, D] with `length` int32 [B], their valid prefixes, and of our encoders their own
+        pooled embedding, `pooled` [B, D].
+      flops: of the forward pass of one row, as far as they are counted.
+    """
+
+    width: int
+    encode: Callable[[Rows], Features]
+    flops: float
+
+
+def open_encoder(
+    config: AttentiveProbeConfig, records: RecordSet, budget: int, mesh: Mesh
+) -> FrozenEncoder:
+    """The encoder that a configuration names.
+
+    Args:
+      config: its encoder, ema, dtype and mesh.
+      records: a set of what it will see.
+      budget: tokens of a row of the loader's batches.
+      mesh: the run's mesh.
+
+    Raises:
+      ValueError: there is no such encoder, or it cannot see these records.
+    """
+    if config.encoder.startswith(HF_PREFIX):
+        return _open_torch(config, records, mesh)
+    found = read_checkpoint(config.encoder, ema=config.ema)
+    model = model_config({**dataclasses.asdict(found.config), "dtype": config.dtype})
+    patch = records.manifest["patch"]
+    if model.patch != patch:
+        raise ValueError(
+            f"{records.path} holds patches of {patch} pixels, {config.encoder} takes "
+            f"{model.patch}: pack with --patch {model.patch}"
+        )
+    params = jax.device_put(found.params, shard_tree(found.params, mesh, config.mesh))
+    vit = ViT(model)
+
+    @jax.jit
+    def apply(params: Any, batch: dict[str, jax.Array]) -> Features:
+        out = vit.apply({"params": params}, *(batch[key] for key in _INPUTS))
+        return {"tokens": out["tokens"], "pooled": out["pooled"], "length": batch["length"]}
+
+    def encode(rows: Rows) -> Features:
+        return apply(params, put_batch({key: rows[key] for key in _INPUTS}, mesh))
+
+    return FrozenEncoder(model.width, encode, budget * train_flops_per_token(model, budget) / 3)
+
+
+def mean_of_tokens(features: Features) -> jax.Array:
+    """[B, D], over the valid prefixes."""
+    tokens_BLD = features["tokens"].astype(jnp.float32)
+    valid_BL = jnp.arange(tokens_BLD.shape[1]) < features["length"][:, None]
+    return (tokens_BLD * valid_BL[..., None]).sum(axis=1) / features["length"][:, None]
+
+
+def _open_torch(config: AttentiveProbeConfig, records: RecordSet, mesh: Mesh) -> FrozenEncoder:
+    manifest = records.manifest
+    if config.ema:
+        raise ValueError(f"config.ema: {config.encoder} has no moving average")
+    if manifest["mode"] != "frames":
+        raise ValueError(
+            f"{config.encoder} sees whole frames, but {records.path} holds mode "
+            f"{manifest['mode']!r}: choose config.input = framesN"
+        )
+    # Imported here: our own encoders need no torch.
+    from ..convert.torch_encoder import TorchEncoder
+
+    name = config.encoder.removeprefix(HF_PREFIX)
+    model = TorchEncoder(name, manifest["num_frames"], config.dtype)
+
+    def encode(rows: Rows) -> Features:
+        tokens_BLD, length_B = model(*(rows[key] for key in _INPUTS))
+        return put_batch({"tokens": tokens_BLD, "length": length_B}, mesh)
+
+    return FrozenEncoder(model.width, encode, 0.0)
