@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .average_precision import mean_average_precision
 from .knn import UNRANKED
 from .labelled import ranks_to_metrics, true_class_ranks
 
 Outcomes = dict[str, np.ndarray]
 """`rank` int32 [N], classes ranked before the true one; or, for several labels an example,
 `scores` float32 [N, C] and `targets` bool [N, C]."""
-
-_NOT_SEEN = -1.0  # below every probability
 
 
 def outcomes(
@@ -39,7 +38,7 @@ def outcomes(
     if metric == "top1":
         rank_N = true_class_ranks(scores_NC, targets_NC.argmax(axis=1))
         return {"rank": np.where(seen_N, rank_N, UNRANKED).astype(np.int32)}
-    scores_NC = np.where(seen_N[:, None], scores_NC, _NOT_SEEN).astype(np.float32)
+    scores_NC = np.where(seen_N[:, None], scores_NC, -np.inf).astype(np.float32)
     return {"scores": scores_NC, "targets": targets_NC}
 
 
@@ -54,10 +53,9 @@ def measure(found: Outcomes) -> dict[str, float]:
     if "rank" in found:
         ranked = ranks_to_metrics(found["rank"])
         return {key: float(ranked[key]) for key in ("top1", "top5")}
-    from .average_precision import mean_average_precision
-
-    value = mean_average_precision(found["scores"], found["targets"])
-    return {"mean_average_precision": float(value)}
+    return {
+        "mean_average_precision": mean_average_precision(found["scores"], found["targets"]).mean
+    }
 
 
 def bootstrap(

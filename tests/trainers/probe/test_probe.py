@@ -139,6 +139,16 @@ def test_a_flip_is_drawn_only_when_asked_for(values, run, tmp_path):
     assert off["epoch"] == 1
 
 
+def test_several_labels_an_example(values, run, make_data, tmp_path):
+    folder = make_data(tmp_path / "data", metric="mean_average_precision")
+    results = run(values | {"data": str(folder), "epochs": 12}, tmp_path / "run")
+    assert results["test"]["mean_average_precision"] > 0.85
+    kept = np.load(tmp_path / "run" / "test.npz", allow_pickle=False)
+    assert np.isneginf(kept["scores"][2]).all() and kept["targets"].sum(axis=1).max() == 2
+    with pytest.raises(ValueError, match=r"config\.baselines needs one label an example"):
+        run(values | {"data": str(folder), "baselines": True}, tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
