@@ -20,6 +20,7 @@ VERBS = {
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
     "probe": ("trainers.probe", "attentive probe of a frozen encoder on a labelled data set"),
+    "probe-report": ("trainers.probe_report", "table and plot of several attentive probes"),
     "probe-records": (
         "trainers.record_probe",
         "k-NN and linear probe of an encoder on labelled record sets",

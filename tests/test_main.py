@@ -23,6 +23,7 @@ OPTIONS = {
     "clusters": ("--labels", "--out", "--workdir", "--head"),
     "plot": ("--out", "--metrics"),
     "probe": ("--config", "--workdir"),
+    "probe-report": ("--out",),
     "probe-records": ("--train", "--test", "--labels", "--descriptor"),
     "export": ("--out", "--dtype", "--image-size"),
 }

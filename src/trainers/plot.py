@@ -103,10 +103,8 @@ def write_curves(curves: Curves, out: Path) -> None:
     if out.suffix.lower() != ".html":
         figure.savefig(out, dpi=120)
         return
-    picture = io.StringIO()
-    figure.savefig(picture, format="svg")
-    svg = picture.getvalue()
-    out.write_text(_page(curves, svg[svg.index("<svg") :]), encoding="utf-8")
+    tables = {"Last values": _last_values(curves)}
+    out.write_text(html_page("CodecViT runs", svg_text(figure), tables), encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
@@ -131,20 +129,36 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _page(curves: Curves, svg: str) -> str:
-    metrics = sorted({metric for found in curves.values() for metric in found})
-    cells = [["metric", *curves]]
-    for metric in metrics:
-        lasts = [found[metric][1][-1] if metric in found else None for found in curves.values()]
-        cells.append([metric, *("" if last is None else f"{last:.5g}" for last in lasts)])
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
-    )
+def svg_text(figure: Figure) -> str:
+    """A figure as an SVG element."""
+    picture = io.StringIO()
+    figure.savefig(picture, format="svg")
+    svg = picture.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def html_page(
+    title: str, svg: str, tables: Mapping[str, Sequence[Sequence[str]]], note: str = ""
+) -> str:
+    """A page that needs no other file: a picture, tables by heading, a note, all of it text."""
     style = "body{font-family:sans-serif}svg{max-width:100%;height:auto}td{padding:2px 12px}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>CodecViT runs</title>'
-        f"<style>{style}</style>\n{svg}\n<h2>Last values</h2>\n<table>\n{rows}\n</table></html>\n"
-    )
+    parts = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
+        f"<style>{style}</style>\n{svg}",
+    ]
+    for heading, rows in tables.items():
+        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+        body = "\n".join(f"<tr>{row}</tr>" for row in cells)
+        parts.append(f"<h2>{html.escape(heading)}</h2>\n<table>\n{body}\n</table>")
+    return "\n".join([*parts, f"<p>{html.escape(note)}</p></html>\n"])
+
+
+def _last_values(curves: Curves) -> list[list[str]]:
+    rows = [["metric", *curves]]
+    for metric in sorted({metric for found in curves.values() for metric in found}):
+        lasts = [found[metric][1][-1] if metric in found else None for found in curves.values()]
+        rows.append([metric, *("" if last is None else f"{last:.5g}" for last in lasts)])
+    return rows
 
 
 if __name__ == "__main__":

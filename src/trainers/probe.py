@@ -103,7 +103,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
     total_steps = ends[-1]
 
     # --- Encoder and heads ----------------------------------------------------------------------
-    encoder = open_encoder(config, records, budget, mesh)
+    encoder = open_encoder(config, data, budget, mesh)
     on_cpu = jax.default_backend() == "cpu"
     dtype = ("float32" if on_cpu else "bfloat16") if config.dtype == "auto" else config.dtype
     classifier = AttentiveClassifier(data.num_classes, dtype)

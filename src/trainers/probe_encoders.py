@@ -5,7 +5,9 @@ Shape suffixes: B rows of a batch over all processes, L tokens, D width.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +17,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ..convert.load import read_checkpoint
-from ..data.records import RecordSet
+from ..data.records import RecordError, RecordSet
 from ..models.vit import ViT
 from .config import model_config
 from .flops import train_flops_per_token
 from .mesh import put_batch, shard_tree
 from .probe_config import AttentiveProbeConfig
+from .probe_examples import ProbeData
 
 HF_PREFIX = "hf:"
 _INPUTS = ("patches", "positions", "length")
@@ -47,21 +50,22 @@ class FrozenEncoder:
 
 
 def open_encoder(
-    config: AttentiveProbeConfig, records: RecordSet, budget: int, mesh: Mesh
+    config: AttentiveProbeConfig, data: ProbeData, budget: int, mesh: Mesh
 ) -> FrozenEncoder:
     """The encoder that a configuration names.
 
     Args:
       config: its encoder, ema, dtype and mesh.
-      records: a set of what it will see.
+      data: what it will see.
       budget: tokens of a row of the loader's batches.
       mesh: the run's mesh.
 
     Raises:
       ValueError: there is no such encoder, or it cannot see these records.
     """
+    records = data.train.views[0]
     if config.encoder.startswith(HF_PREFIX):
-        return _open_torch(config, records, mesh)
+        return _open_torch(config, records, data.longest, mesh)
     found = read_checkpoint(config.encoder, ema=config.ema)
     model = model_config({**dataclasses.asdict(found.config), "dtype": config.dtype})
     patch = records.manifest["patch"]
@@ -91,7 +95,9 @@ def mean_of_tokens(features: Features) -> jax.Array:
     return (tokens_BLD * valid_BL[..., None]).sum(axis=1) / features["length"][:, None]
 
 
-def _open_torch(config: AttentiveProbeConfig, records: RecordSet, mesh: Mesh) -> FrozenEncoder:
+def _open_torch(
+    config: AttentiveProbeConfig, records: RecordSet, longest: int, mesh: Mesh
+) -> FrozenEncoder:
     manifest = records.manifest
     if config.ema:
         raise ValueError(f"config.ema: {config.encoder} has no moving average")
@@ -104,10 +110,20 @@ def _open_torch(config: AttentiveProbeConfig, records: RecordSet, mesh: Mesh) ->
     from ..convert.torch_encoder import TorchEncoder
 
     name = config.encoder.removeprefix(HF_PREFIX)
-    model = TorchEncoder(name, manifest["num_frames"], config.dtype)
+    model = TorchEncoder(name, longest // _frame_patches(records), config.dtype)
 
     def encode(rows: Rows) -> Features:
-        tokens_BLD, length_B = model(*(rows[key] for key in _INPUTS))
+        length_B = np.where(rows["weight"] > 0, rows["length"], 0)
+        tokens_BLD, length_B = model(rows["patches"], rows["positions"], length_B)
         return put_batch({"tokens": tokens_BLD, "length": length_B}, mesh)
 
     return FrozenEncoder(model.width, encode, 0.0)
+
+
+def _frame_patches(records: RecordSet) -> int:
+    """Patches of one frame, of any record that can be read."""
+    for index in range(len(records)):
+        with contextlib.suppress(RecordError):
+            found = records[index]
+            return math.prod(side // found.sequence.patch for side in found.view)
+    raise ValueError(f"{records.path}: none of its {len(records)} records can be read")

@@ -149,6 +149,24 @@ def test_several_labels_an_example(values, run, make_data, tmp_path):
         run(values | {"data": str(folder), "baselines": True}, tmp_path / "other")
 
 
+def test_an_encoder_of_transformers(values, run, tmp_path):
+    """A random SigLIP on frames; an unreadable row and a rest of a batch go the same way."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes |= {"intermediate_size": 64, "image_size": 16, "patch_size": 8}
+    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**sizes))
+    model.save_pretrained(tmp_path / "model")
+    processor = {"size": {"height": 16, "width": 16}}
+    processor |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
+    changes = {"encoder": f"hf:{tmp_path / 'model'}", "input": "frames2", "label": "SigLIP"}
+    results = run(values | changes | {"epochs": 12, "baselines": True}, tmp_path / "run")
+    assert results["encoder"] == "SigLIP" and results["mode"] == "frames"
+    assert 15 / 21 < results["test"]["top1"] <= 20 / 21
+    assert set(results["baselines"]) == {"mean_knn_top1", "mean_linear_top1"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
