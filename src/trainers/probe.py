@@ -128,6 +128,8 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         out_shardings=(shardings, None),
     )
 
+    choose_fn = jax.jit(keep_best, donate_argnums=0, out_shardings=shardings)
+
     # --- Bookkeeping --------------------------------------------------------------------------
     start_step = int(state["step"])
     stop = StopSignal()
@@ -160,7 +162,8 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         )
         numbers = {f"val/{key}/{n}": v for n, row in found.items() for key, v in row.items()}
         writer.write(step, numbers)
-        return keep_best(state, [row[data.metric] for row in found.values()], ends.index(step) + 1)
+        scores_R = np.array([row[data.metric] for row in found.values()], np.float32)
+        return choose_fn(state, scores_R, np.int32(ends.index(step) + 1))
 
     def log(step: int, step_metrics: dict[str, jax.Array]) -> None:
         found = {
@@ -214,7 +217,9 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         def passes(records: RecordSet, rows: np.ndarray) -> Passes:
             return Passes(config, records, rows, budget, encoder, scores, mesh)
 
-        head = jax.tree.map(lambda leaf: leaf[None], state["best"]["params"])
+        head = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf[None], params))(
+            state["best"]["params"]
+        )
         views = [passes(v, r[r >= 0]) for v, r in zip(data.test.views, data.test.rows, strict=True)]
         test = score_test(views, head, data, config.baselines)
         results = describe(config, data, state, test)

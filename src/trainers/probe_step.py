@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ..models.classifier import AttentiveClassifier
@@ -111,26 +110,23 @@ def make_probe_step(
     return step
 
 
-def keep_best(state: State, scores: list[float], epoch: int) -> State:
+def keep_best(state: State, scores_R: jax.Array, epoch: jax.Array) -> State:
     """The state with the best head so far; of equal ones the later epoch's and the first rate's.
 
     Args:
       state: heads and the best one up to now.
-      scores: of every rate on the held-out part.
+      scores_R: of every rate on the held-out part.
       epoch: number of the epoch that ended.
     """
-    rate = max(range(len(scores)), key=lambda r: scores[r])
-    if np.float32(scores[rate]) < state["best"]["score"]:
-        return state
-    places = state["best"]
-    best = {
+    rate = jnp.argmax(scores_R).astype(jnp.int32)
+    new = {
         "params": jax.tree.map(lambda leaf: leaf[rate], state["params"]["heads"]),
-        "score": jnp.float32(scores[rate]),
-        "rate": jnp.int32(rate),
-        "epoch": jnp.int32(epoch),
+        "score": scores_R[rate],
+        "rate": rate,
+        "epoch": epoch,
     }
-    # Where the old ones lay, so that the step is compiled once.
-    best = jax.tree.map(lambda leaf, old: jax.device_put(leaf, old.sharding), best, places)
+    better = new["score"] >= state["best"]["score"]
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, state["best"])
     return {**state, "best": best}
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,12 +36,12 @@ def found(data, encoder, tmp_path_factory):
     return workdir, json.loads((workdir / "results.json").read_text())
 
 
-def start(data, encoder, workdir, *overrides):
+def start(data, encoder, workdir, *overrides, **variables):
     command = [sys.executable, "-m", "codecvit", "probe", f"--workdir={workdir}"]
     command += [f"--config={CONFIG}:runlocal,data={data},encoder={encoder},input=codec6"]
     command += ["--config.batch_size=8", "--config.log_steps=1", "--config.lrs=(1e-3, 1e-5)"]
     command += ["--config.epochs=10", "--config.checkpoint.every_steps=5", *overrides]
-    env = {**os.environ, "XLA_FLAGS": ""}
+    env = {**os.environ, "XLA_FLAGS": "", **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=env, **pipes)
 
@@ -107,6 +108,23 @@ def test_a_run_that_is_stopped_continues_bit_equal(found, data, encoder, tmp_pat
     workdir, results = found
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert numbers(tmp_path) == numbers(workdir)
+
+
+def test_two_processes_find_the_same(found, data, encoder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    several = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    started = [
+        start(data, encoder, tmp_path, "--config.baselines=True", **several, JAX_PROCESS_ID=str(i))
+        for i in range(2)
+    ]
+    for code, output in map(finish, started):
+        assert code == 0, output
+    workdir, results = found
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    for a, b in zip(numbers(tmp_path), numbers(workdir), strict=True):
+        assert a == pytest.approx(b, rel=2e-3, abs=1e-4)
 
 
 def test_one_and_eight_devices_find_the_same(values, run, tmp_path):

@@ -127,12 +127,12 @@ def test_the_best_head_is_kept():
             int(state["best"]["epoch"]),
         )
 
-    state = keep_best(state, [0.1, 0.3], 1)
+    state = jax.jit(keep_best)(state, jnp.array([0.1, 0.3]), 1)
     assert best(state) == (pytest.approx(0.3), 1, 1)
     kept = state["best"]["params"]["fc"]["kernel"]
     np.testing.assert_array_equal(kept, state["params"]["heads"]["fc"]["kernel"][1])
-    assert best(keep_best(state, [0.2, 0.1], 2)) == (pytest.approx(0.3), 1, 1)
-    assert best(keep_best(state, [0.3, 0.3], 3)) == (pytest.approx(0.3), 0, 3)
+    assert best(keep_best(state, jnp.array([0.2, 0.1]), 2)) == (pytest.approx(0.3), 1, 1)
+    assert best(keep_best(state, jnp.array([0.3, 0.3]), 3)) == (pytest.approx(0.3), 0, 3)
 
 
 @pytest.mark.parametrize(
