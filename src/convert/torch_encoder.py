@@ -31,6 +31,7 @@ class TorchEncoder:
 
     Attributes:
       width: D.
+      tokens: T*N.
 
     Raises:
       ValueError: there is no such model, it does not take pictures alone, or its image processor
@@ -59,7 +60,8 @@ class TorchEncoder:
             tokens_1ND = self._encode(np.zeros((1, *self._size, 3), np.uint8))
         except (TypeError, ValueError) as error:
             raise ValueError(f"hf:{name} does not take pictures alone: {error}") from error
-        self._tokens, self.width = tokens_1ND.shape[1:]
+        self._per_frame, self.width = tokens_1ND.shape[1:]
+        self.tokens = frames * self._per_frame
 
     def __call__(
         self, patches_BLK: np.ndarray, positions_BL3: np.ndarray, length_B: np.ndarray
@@ -85,7 +87,9 @@ class TorchEncoder:
         ]
         counts_B = np.zeros(len(length_B), int)
         counts_B[length_B > 0] = [len(row) for row in rows]
-        tokens_BTND = np.zeros((len(counts_B), self._frames, self._tokens, self.width), np.float32)
+        tokens_BTND = np.zeros(
+            (len(counts_B), self._frames, self._per_frame, self.width), np.float32
+        )
         if rows:
             pictures = np.concatenate(rows)
             encoded = np.concatenate(
@@ -99,7 +103,7 @@ class TorchEncoder:
             code_TD = temporal_code(self._frames, self.width)
             tokens_BTND += np.where(present_BT[..., None, None], code_TD[:, None], 0)
         tokens = tokens_BTND.reshape(len(counts_B), -1, self.width)
-        return tokens, np.maximum(counts_B * self._tokens, 1).astype(np.int32)
+        return tokens, np.maximum(counts_B * self._per_frame, 1).astype(np.int32)
 
     @torch.inference_mode()
     def _encode(self, pictures: np.ndarray) -> np.ndarray:

@@ -141,7 +141,8 @@ def html_page(
     title: str, svg: str, tables: Mapping[str, Sequence[Sequence[str]]], note: str = ""
 ) -> str:
     """A page that needs no other file: a picture, tables by heading, a note, all of it text."""
-    style = "body{font-family:sans-serif}svg{max-width:100%;height:auto}td{padding:2px 12px}"
+    style = "body{font-family:sans-serif}svg{max-width:100%;height:auto}"
+    style += "td{padding:2px 12px;white-space:nowrap}tr:first-child{font-weight:bold}"
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f"<style>{style}</style>\n{svg}",

@@ -38,7 +38,7 @@ from .command import run_command
 from .metrics import MetricWriter, Throughput
 from .preemption import StopSignal
 from .probe_config import AttentiveProbeConfig
-from .probe_encoders import open_encoder
+from .probe_encoders import FrozenEncoder, open_encoder
 from .probe_examples import ProbeData, read_probe_data, shown, split_training
 from .probe_passes import Passes
 from .probe_scores import TestScores, baselines, embed_training, held_out_scores, score_test
@@ -127,7 +127,6 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
-
     choose_fn = jax.jit(keep_best, donate_argnums=0, out_shardings=shardings)
 
     # --- Bookkeeping --------------------------------------------------------------------------
@@ -222,7 +221,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         )
         views = [passes(v, r[r >= 0]) for v, r in zip(data.test.views, data.test.rows, strict=True)]
         test = score_test(views, head, data, config.baselines)
-        results = describe(config, data, state, test)
+        results = describe(config, data, encoder, state, test)
         if test.embeddings is not None:
             train = embed_training(passes(records, np.r_[fit, choose]), head, data)
             results["baselines"] = baselines(train, test.embeddings, data.num_classes)
@@ -242,12 +241,14 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
 
 
 def describe(
-    config: AttentiveProbeConfig, data: ProbeData, state: dict[str, Any], test: TestScores
+    config: AttentiveProbeConfig,
+    data: ProbeData,
+    encoder: FrozenEncoder,
+    state: dict[str, Any],
+    test: TestScores,
 ) -> dict[str, Any]:
     """What results.json says."""
-    best, first_view = state["best"], data.test.views[0].manifest
-    tokens = first_view["tokens"]
-    missing = len(data.test.missing)
+    best, missing = state["best"], len(data.test.missing)
     return {
         "version": __version__,
         "dataset": data.name,
@@ -255,9 +256,8 @@ def describe(
         "num_classes": data.num_classes,
         "encoder": config.label or config.encoder,
         "input": config.input,
-        "mode": first_view["mode"],
-        "tokens_mean": tokens["sum"] / first_view["records"],
-        "tokens_max": tokens["max"],
+        "mode": data.test.views[0].manifest["mode"],
+        "tokens": encoder.tokens,
         "views": len(data.test.views),
         "seed": config.seed,
         "lr": config.lrs[int(best["rate"])],

@@ -41,11 +41,13 @@ class FrozenEncoder:
       encode: this process' rows of a loader batch -> global arrays over the mesh: `tokens`
         [B, L, D] with `length` int32 [B], their valid prefixes, and of our encoders their own
         pooled embedding, `pooled` [B, D].
+      tokens: of the longest example.
       flops: of the forward pass of one row, as far as they are counted.
     """
 
     width: int
     encode: Callable[[Rows], Features]
+    tokens: int
     flops: float
 
 
@@ -85,7 +87,8 @@ def open_encoder(
     def encode(rows: Rows) -> Features:
         return apply(params, put_batch({key: rows[key] for key in _INPUTS}, mesh))
 
-    return FrozenEncoder(model.width, encode, budget * train_flops_per_token(model, budget) / 3)
+    flops = budget * train_flops_per_token(model, budget) / 3
+    return FrozenEncoder(model.width, encode, data.longest, flops)
 
 
 def mean_of_tokens(features: Features) -> jax.Array:
@@ -117,7 +120,7 @@ def _open_torch(
         tokens_BLD, length_B = model(rows["patches"], rows["positions"], length_B)
         return put_batch({"tokens": tokens_BLD, "length": length_B}, mesh)
 
-    return FrozenEncoder(model.width, encode, 0.0)
+    return FrozenEncoder(model.width, encode, model.tokens, 0.0)
 
 
 def _frame_patches(records: RecordSet) -> int:

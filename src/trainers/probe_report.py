@@ -53,8 +53,8 @@ class Cell:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are seen of an example: of the longest sequence, times the views."""
-        return self.results[0]["tokens_max"] * self.results[0]["views"]
+        """Tokens of the longest example, over all views."""
+        return self.results[0]["tokens"] * self.results[0]["views"]
 
     def value(self, draw: np.ndarray | None = None) -> float:
         """The data set's metric in 0..1, mean of the runs; `draw` takes some examples."""
@@ -184,10 +184,12 @@ def main(argv: list[str]) -> int:
         return 1
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "report.json", found)
-    tables = {
-        "Results": _cell_rows(found["cells"]),
-        "Codec minus frames, at one number of tokens": _difference_rows(found["differences"]),
-    }
+    tables = {"Attentive probe": _cell_rows(found["cells"])}
+    if found["differences"]:
+        heading = "Codec minus frames, at one number of tokens"
+        tables[heading] = _difference_rows(found["differences"])
+    if any(cell["baselines"] for cell in found["cells"]):
+        tables["Baselines on the same features, top-1"] = _baseline_rows(found["cells"])
     picture = svg_text(draw_report(found["cells"]))
     page = html_page("CodecViT probes", picture, tables, _NOTE)
     (args.out / "report.html").write_text(page, encoding="utf-8")
@@ -203,7 +205,7 @@ def main(argv: list[str]) -> int:
 def _describe(cell: Cell) -> dict[str, Any]:
     first = cell.results[0]
     low, high = bootstrap(cell.value, len(cell.keys))
-    same = ("dataset", "encoder", "input", "mode", "metric", "views", "tokens_mean")
+    same = ("dataset", "encoder", "input", "mode", "metric", "views")
     same += ("test_examples", "test_missing", "test_unreadable")
     described = {key: first[key] for key in same} | {
         "tokens": cell.tokens,
@@ -214,10 +216,13 @@ def _describe(cell: Cell) -> dict[str, Any]:
         "lr": [run["lr"] for run in cell.results],
         "epoch": [run["epoch"] for run in cell.results],
     }
-    for group in ("test", "baselines"):
-        names = [set(run.get(group, {})) for run in cell.results]
-        for name in sorted(set.intersection(*names) - {first["metric"]}):
-            described[name] = float(np.mean([run[group][name] for run in cell.results]))
+    if "top5" in first["test"]:
+        described["top5"] = float(np.mean([run["test"]["top5"] for run in cell.results]))
+    names = set.intersection(*(set(run.get("baselines", {})) for run in cell.results))
+    described["baselines"] = {
+        name: float(np.mean([run["baselines"][name] for run in cell.results]))
+        for name in sorted(names)
+    }
     return described
 
 
@@ -237,18 +242,28 @@ def _compare(codec: Cell, frames: Cell) -> dict[str, Any]:
 
 
 def _cell_rows(cells: Sequence[dict[str, Any]]) -> list[list[str]]:
-    extra = sorted({key for cell in cells for key in cell if key.endswith(("top1", "top5"))})
-    rows = [["data set", "encoder", "input", "tokens", "metric", "value", "95 %", *extra]]
+    rows = [["data set", "encoder", "input", "tokens", "metric", "value", "95 %", "top5"]]
     rows[0] += ["runs", "examples", "missing", "unreadable"]
     for cell in cells:
         rows.append(
             [cell["dataset"], cell["encoder"], cell["input"], f"{cell['tokens']:,}"]
             + [cell["metric"].replace("_", " "), _percent(cell["value"])]
             + [f"{_percent(cell['low'])} to {_percent(cell['high'])}"]
-            + [_percent(cell[key]) if key in cell else "" for key in extra]
+            + [_percent(cell["top5"]) if "top5" in cell else ""]
             + [str(len(cell["seeds"])), f"{cell['test_examples']:,}"]
             + [str(cell["test_missing"]), str(cell["test_unreadable"])]
         )
+    return rows
+
+
+def _baseline_rows(cells: Sequence[dict[str, Any]]) -> list[list[str]]:
+    names = sorted({name for cell in cells for name in cell["baselines"]})
+    titles = [name.removesuffix("_top1").replace("_", ", ") for name in names]
+    rows = [["data set", "encoder", "input", *titles]]
+    for cell in cells:
+        found = cell["baselines"]
+        numbers = [_percent(found[name]) if name in found else "" for name in names]
+        rows.append([cell["dataset"], cell["encoder"], cell["input"], *numbers])
     return rows
 
 

@@ -72,6 +72,23 @@ def test_without_shuffle_the_order_is_that_of_the_records(record_set):
     assert order.tolist() == (np.arange(48) % 23).tolist()
 
 
+def test_only_some_records(record_set):
+    """Each of them once an epoch, in the order that was named if nothing shuffles; resumable."""
+    only = [20, 3, 11, 7]
+    batches = _take(record_set, 3, batch_size=4, only=only)
+    assert [sorted(batch["index"]) for batch in batches] == [sorted(only)] * 3
+    assert len({tuple(batch["index"]) for batch in batches}) > 1
+    (batch,) = _take(record_set, 1, batch_size=6, only=only, shuffle=False)
+    assert batch["index"].tolist() == [20, 3, 11, 7, 20, 3]
+    assert (batch["length"] == [len(record_set[i].sequence) for i in batch["index"]]).all()
+    (later,) = _take(record_set, 1, batch_size=4, only=only, start_index=4)
+    _same(later, batches[1])
+    with pytest.raises(ValueError, match="only = 4 records of 2 sets"):
+        make_loader([record_set, record_set], batch_size=4, budget=BUDGET, only=only)
+    with pytest.raises(ValueError, match="only = 0 records"):
+        make_loader(record_set, batch_size=4, budget=BUDGET, only=[])
+
+
 def test_without_labels_they_are_minus_one(record_set):
     (batch,) = _take(record_set, 1, labels_drawn=3)
     np.testing.assert_array_equal(batch["labels"], np.full((8, 3), -1))

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from codecvit.__main__ import main
 from codecvit.configs.probe import get_config
 from codecvit.data.records import RecordSet
 from codecvit.evaluators.knn import UNRANKED
@@ -68,7 +69,7 @@ def test_it_learns_and_an_example_without_a_record_is_wrong(found):
         1,
         1,
     )
-    assert results["views"] == 2 and results["tokens_max"] == 6
+    assert results["views"] == 2 and results["tokens"] == 6
     rank = np.load(workdir / "test.npz", allow_pickle=False)
     assert rank["rank"][2] == UNRANKED and rank["keys"][2] == "test/002"
     assert np.mean(rank["rank"] == 0) == results["test"]["top1"]
@@ -148,6 +149,14 @@ def test_a_record_that_cannot_be_read_is_wrong(values, run, make_data, tmp_path)
     assert left_out["test_unreadable"] == ["test/000", "test/004"]
 
 
+def test_bfloat16_learns_too(values, run, tmp_path):
+    results = run(values | {"dtype": "bfloat16"}, tmp_path / "bf16")
+    assert 18 / 21 <= results["test"]["top1"] <= 20 / 21
+    run(values | {"dtype": "float32", "epochs": 1}, tmp_path / "f32")
+    losses = [numbers(tmp_path / name)[0]["train/loss/lr=0.001"] for name in ("bf16", "f32")]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
 def test_a_flip_is_drawn_only_when_asked_for(values, run, tmp_path):
     short = values | {"epochs": 1}
     off = run(short, tmp_path / "off")
@@ -182,6 +191,7 @@ def test_an_encoder_of_transformers(values, run, tmp_path):
     results = run(values | changes | {"epochs": 12, "baselines": True}, tmp_path / "run")
     assert results["encoder"] == "SigLIP" and results["mode"] == "frames"
     assert 15 / 21 < results["test"]["top1"] <= 20 / 21
+    assert results["tokens"] == 2 * (16 // 8) ** 2
     assert set(results["baselines"]) == {"mean_knn_top1", "mean_linear_top1"}
 
 
@@ -202,6 +212,11 @@ def test_other_patches_than_the_encoders_are_refused(values, run, make_data, tmp
     folder = make_data(tmp_path / "data", patch=4)
     with pytest.raises(ValueError, match=r"patches of 4 pixels, .* takes 8: pack with --patch 8"):
         run(values | {"data": str(folder)}, tmp_path / "run")
+
+
+def test_flags_of_other_trainers_are_not_understood(capsys):
+    assert main(["probe", f"--config={CONFIG}:encoder=e", "--dry-run"]) == 2
+    assert "dry_run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -238,7 +253,7 @@ def test_a_pass_sees_every_record_once(data, count):
     def scores(heads, features):
         return heads[:, None, None] * features["tokens"][None, :, 0]
 
-    passes = Passes(config, records, chosen, 6, FrozenEncoder(1, encode, 0.0), scores, mesh)
+    passes = Passes(config, records, chosen, 6, FrozenEncoder(1, encode, 6, 0.0), scores, mesh)
     for _ in range(2):  # a pass can be repeated
         with jax.set_mesh(mesh):
             seen = list(passes(np.array([1.0, 2.0], np.float32), features=True))

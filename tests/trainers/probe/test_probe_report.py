@@ -19,7 +19,7 @@ def write(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         results = {"dataset": "made", "encoder": "ours", "input": f"{mode}{tokens}", "mode": mode}
-        results |= {"metric": "top1", "views": 1, "tokens_max": tokens, "tokens_mean": tokens}
+        results |= {"metric": "top1", "views": 1, "tokens": tokens}
         results |= {"test_examples": N, "test_missing": 1, "test_unreadable": 0, "seed": 0}
         results |= {"lr": 1e-3, "epoch": 2, "test": {"top1": float(right.mean()), "top5": 1.0}}
         (folder / "results.json").write_text(json.dumps(results | changes))
@@ -78,7 +78,9 @@ def test_seeds_are_averaged(write):
 def test_the_page_the_file_and_the_terminal_say_the_same(write, tmp_path, capsys):
     runs = [
         write("a", rights(0.5), encoder="<b>ours"),
-        write("b", rights(0.3), encoder="<b>ours", mode="frames"),
+        write(
+            "b", rights(0.3), encoder="<b>ours", mode="frames", baselines={"mean_knn_top1": 0.123}
+        ),
     ]
     out = tmp_path / "report"
     assert main(["probe-report", *map(str, runs), "--out", str(out)]) == 0
@@ -88,6 +90,7 @@ def test_the_page_the_file_and_the_terminal_say_the_same(write, tmp_path, capsys
         text = f"{100 * cell['value']:.1f}"
         assert text in printed and f"<td>{text}</td>" in page
     assert "&lt;b&gt;ours" in page and "<b>" not in page and "<svg" in page
+    assert "mean, knn" in page and "<td>12.3</td>" in page
     assert f"{100 * found['differences'][0]['difference']:+.1f}" in printed
 
 
