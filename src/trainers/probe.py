@@ -185,6 +185,9 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
 
     # --- Train --------------------------------------------------------------------------------
     try:
+        if start_step == total_steps and (workdir / RESULTS).is_file():
+            writer.note(f"{workdir} is finished")
+            return json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
         throughput = Throughput()
         for step in range(start_step + 1, total_steps + 1):
             # Asked for after the save below: a checkpoint's position is that of what was seen.

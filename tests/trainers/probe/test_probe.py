@@ -132,6 +132,9 @@ def test_one_and_eight_devices_find_the_same(values, run, tmp_path):
     one = run(values, tmp_path / "one", 1)
     eight = run(values, tmp_path / "eight", 8)
     assert one == eight
+    logged = numbers(tmp_path / "one")
+    assert run(values, tmp_path / "one", 1) == one  # it is finished: nothing is done twice
+    assert numbers(tmp_path / "one") == logged
     for a, b in zip(numbers(tmp_path / "one"), numbers(tmp_path / "eight"), strict=True):
         assert a == pytest.approx(b, rel=2e-3, abs=1e-4)
     for key in ("keys", "rank"):
