@@ -125,8 +125,11 @@ def split_training(data: ProbeData, share: float, seed: int) -> tuple[np.ndarray
     """
     targets_NC, rows = data.train.targets_NC, data.train.rows[0]
     counts_C = targets_NC.sum(axis=0)
-    rarity_NC = np.where(targets_NC, counts_C, len(rows) + 1)
-    stratum_N = np.where(targets_NC.any(axis=1), rarity_NC.argmin(axis=1), data.num_classes)
+    examples, labels = np.nonzero(targets_NC)
+    commonest_first = np.argsort(-counts_C[labels], kind="stable")
+    stratum_N = np.full(len(rows), data.num_classes)  # of its own: those without a label
+    # What is assigned last stays.
+    stratum_N[examples[commonest_first]] = labels[commonest_first]
     held_out_N = held_out(stratum_N, seed, share)
     fit, choose = rows[(rows >= 0) & ~held_out_N], rows[(rows >= 0) & held_out_N]
     if not len(fit) or not len(choose):

@@ -204,6 +204,8 @@ def test_an_encoder_of_transformers(values, run, tmp_path):
         ({"batch_size": 9}, r"config\.batch_size = 9 must be a multiple of the 8 devices"),
         ({"encoder": "hf:somewhere"}, "sees whole frames, .* mode 'codec'"),
         ({"encoder": "nowhere"}, "nowhere is no folder"),
+        ({"ema": True}, "holds no moving average"),
+        ({"encoder": "hf:somewhere", "ema": True}, "hf:somewhere has no moving average"),
     ],
 )
 def test_a_probe_that_cannot_be_is_refused(values, run, tmp_path, change, message):
