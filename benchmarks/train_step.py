@@ -9,9 +9,9 @@ side runs in a process of its own per case, in turn (jax, torch, jax, torch); th
 of the step times and the larger of the peaks of memory. A side that fails (PyTorch's compiler
 without a C compiler, too little memory) is named and left out, and the script ends with status 1.
 
-Both steps: forward, backward, clip, AdamW on float32 parameters, CosFace over 4,096 classes with one
-label. PyTorch runs eager and, on a GPU, compiled, with scaled_dot_product_attention and fused AdamW.
-TFLOP/s by the count of trainers/flops.py.
+Both steps: forward, backward, clip, AdamW on float32 parameters, CosFace over 4,096 classes with
+one label. PyTorch runs eager and, on a GPU, compiled, with scaled_dot_product_attention and fused
+AdamW. TFLOP/s by the count of trainers/flops.py.
 
 Imports models, losses and the trainers' step only: no data reader, no av, no ml_collections.
 """
