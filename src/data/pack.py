@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import av
@@ -67,6 +68,7 @@ def pack(
     jobs: JobOptions,
     per_shard: int = 4096,
     overwrite: bool = False,
+    folders: Mapping[str, str] = MappingProxyType({}),
 ) -> Packing:
     """Packs items into OUT/<mode>/.
 
@@ -77,6 +79,7 @@ def pack(
       jobs: how to go about it.
       per_shard: most files of a shard.
       overwrite: replace sets that were made of other files or with other options.
+      folders: other names of the modes' folders below `out`.
 
     Returns:
       What came out.
@@ -92,7 +95,7 @@ def pack(
         for mode in modes if files else ():
             description = options.describe(mode)
             description["fingerprint"] = _fingerprint(description, files, per_shard)
-            folder = join(out, mode)
+            folder = join(out, folders.get(mode, mode))
             of_kind.append(PartialSet(folder, description, plan, jobs.shard, overwrite))
         sets += of_kind
         for number in filter(jobs.shard.takes, range(len(plan))):

@@ -44,6 +44,9 @@ class PackOptions:
       picture_side: images are kept as pictures; one whose short side has more pixels is scaled down
         to it.
       seed: of the drawn frames; None takes fixed frames, if there is one draw.
+      phase: of a video's samples and, in modes that choose frames, of the frames: another view of
+        the same clip, see `Sampling`.
+      cut_at: where the geometry "crop" cuts: likewise, see `View`.
     """
 
     modes: tuple[str, ...] = ("codec",)
@@ -58,6 +61,8 @@ class PackOptions:
     storage: Storage = dataclasses.field(default_factory=Storage)
     picture_side: int = 512
     seed: int | None = None
+    phase: float | None = None
+    cut_at: float = 0.5
 
     def __post_init__(self) -> None:
         for mode in self.modes:
@@ -78,7 +83,7 @@ class PackOptions:
 
     @property
     def view(self) -> View:
-        return View(self.geometry, self.size, self.patch)
+        return View(self.geometry, self.size, self.patch, self.cut_at)
 
     def draws_of(self, mode: str) -> int:
         """Records per file in a mode: the codec selection and an image have nothing to draw."""
@@ -105,6 +110,11 @@ class PackOptions:
             fields["num_frames"] = self.num_frames
             fields["sampling"] = self.sampling
             fields["geometry"] = self.geometry
+            # Left out by default, so that sets that were packed before there were views are known.
+            if self.phase is not None:
+                fields["phase"] = self.phase
+            if self.cut_at != 0.5:
+                fields["cut_at"] = self.cut_at
         if mode == "codec":
             fields["selection"] = dataclasses.asdict(self.selection)
         if mode in ("frames", "collage"):
@@ -149,6 +159,8 @@ def pack_item(options: PackOptions, item: Item) -> dict[str, list[Packed]]:
                 geometry=options.geometry,
                 sampling=options.sampling,
                 config=options.selection,
+                phase=options.phase,
+                cut_at=options.cut_at,
             )
         except MediaError as error:
             raise MediaError(item.source, error.reason) from error
@@ -174,7 +186,7 @@ def _pack_clip(
     options: PackOptions, item: Item, clip: Clip, described: np.ndarray, mode: str, draw: int
 ) -> Packed:
     seed = None if options.seed is None else draw_seed(options.seed, item.key, draw)
-    (sequence,) = select(clip, mode, options.budget, seed)
+    (sequence,) = select(clip, mode, options.budget, seed, options.phase)
     key = item.key if options.draws_of(mode) == 1 else f"{item.key}#{draw}"
     return _packed_clip(options, item, clip, described, mode, sequence, key)
 
