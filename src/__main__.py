@@ -19,6 +19,7 @@ VERBS = {
     "clusters": ("cluster.show", "pictures of clusters, and of samples gathering at them"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
+    "probe-data": ("evaluators.probe_data", "check a labelled data set, pack it for the probe"),
     "probe": ("trainers.probe", "k-NN and linear probe of an encoder on labelled record sets"),
     "export": ("convert.export", "checkpoint -> Hugging Face folder"),
 }

@@ -22,6 +22,7 @@ OPTIONS = {
     "train": ("--config", "--workdir", "--dry-run", "--devices"),
     "clusters": ("--labels", "--out", "--workdir", "--head"),
     "plot": ("--out", "--metrics"),
+    "probe-data": ("--root", "--out", "--inputs", "--views", "--allow-missing", "--shard"),
     "probe": ("--train", "--test", "--labels", "--descriptor"),
     "export": ("--out", "--dtype", "--image-size"),
 }
@@ -71,7 +72,7 @@ def test_every_verb_explains_itself(verb, capsys):
     assert set(OPTIONS[verb]) <= words
 
 
-@pytest.mark.parametrize("verb", ["pack", "inspect", "show"])
+@pytest.mark.parametrize("verb", ["pack", "inspect", "show", "probe-data"])
 def test_the_base_verbs_load_neither_jax_nor_torch(verb):
     loaded = python(
         f"""
