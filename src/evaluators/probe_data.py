@@ -12,8 +12,9 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..codec.arguments import add_selection_arguments
 from ..codec.config import SelectionConfig, selection_config
@@ -22,7 +23,7 @@ from ..data.packing import PackOptions
 from ..data.records import json_lines
 from ..data.sources import LABEL_COLUMN, Item
 from ..files import write_atomic
-from ..jobs import JobOptions, Summary, add_job_arguments, job_options
+from ..jobs import Summary, add_job_arguments, job_options
 from ..sequence import NUM_SLOTS
 from .datasets import DATASETS, TOP1, Dataset, find_dataset
 from .listing import Example, Listing
@@ -53,7 +54,12 @@ def main(argv: list[str]) -> int:
             return 1
         if args.out is None:
             return 0
-        summary = _pack(dataset, listing, Path(args.out), options, views, jobs, args.overwrite)
+        how = {
+            "jobs": jobs,
+            "per_shard": args.files_per_shard,
+            "overwrite": args.overwrite,
+        }
+        summary = _pack(dataset, listing, Path(args.out), options, views, how)
     except ValueError as error:
         print(f"codecvit probe-data: {error}", file=sys.stderr)
         return 2
@@ -160,8 +166,7 @@ def _pack(
     out: Path,
     options: Sequence[tuple[str, PackOptions]],
     views: Sequence[dict[str, float | None]],
-    jobs: JobOptions,
-    overwrite: bool,
+    how: Mapping[str, Any],
 ) -> Summary:
     """Writes lists and record sets; returns how the files of all sets came out, added up."""
     out.mkdir(parents=True, exist_ok=True)
@@ -182,14 +187,7 @@ def _pack(
                 folder = input_name if number == 0 else f"{input_name}.view{number}"
                 chosen = dataclasses.replace(of_input, **view)
                 (mode,) = chosen.modes
-                done = pack(
-                    items,
-                    out / name,
-                    chosen,
-                    jobs=jobs,
-                    overwrite=overwrite,
-                    folders={mode: folder},
-                ).summary
+                done = pack(items, out / name, chosen, folders={mode: folder}, **how).summary
                 print(f"{name}/{folder}: files: {done}")
                 total = Summary(
                     total.ok + done.ok, total.skipped + done.skipped, total.failed + done.failed
@@ -253,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--size", type=int, default=defaults.size, help="pixels (%(default)s)")
     group.add_argument(
         "--patch", type=int, default=defaults.patch, help="side of a patch in pixels (%(default)s)"
+    )
+    group.add_argument(
+        "--files-per-shard", type=int, default=4096, help="most files of a shard (%(default)s)"
     )
     group.add_argument("--overwrite", action="store_true", help="replace sets that are in the way")
     add_selection_arguments(parser)
