@@ -1,12 +1,13 @@
 """One file -> its records: a pure function of the file and the options.
 
-A video is decoded once for all modes.
+A video is decoded once for all record sets that see the same of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ class PackOptions:
     def view(self) -> View:
         return View(self.geometry, self.size, self.patch, self.cut_at)
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What `sample_clip` is called with: videos that agree in it are decoded once."""
+        return {
+            "num_frames": self.num_frames,
+            "size": self.size,
+            "patch": self.patch,
+            "geometry": self.geometry,
+            "sampling": self.sampling,
+            "config": self.selection,
+            "phase": self.phase,
+            "cut_at": self.cut_at,
+        }
+
     def draws_of(self, mode: str) -> int:
         """Records per file in a mode: the codec selection and an image have nothing to draw."""
         return self.draws if mode in ("frames", "collage") else 1
@@ -132,54 +147,59 @@ class Packed:
     entry: dict[str, Any]
 
 
-def pack_item(options: PackOptions, item: Item) -> dict[str, list[Packed]]:
-    """All records of one file, by mode.
+def pack_item(wanted: Mapping[str, PackOptions], item: Item) -> dict[str, list[Packed]]:
+    """All records of one file, for each of several record sets.
 
     Args:
-      options: what to make.
+      wanted: what to make, by the name of the set; of a video one mode each.
       item: the file.
 
     Returns:
-      Per mode `draws_of(mode)` records, or one per group with the policy "groups".
+      By name of the set `draws_of(mode)` records, or one per group with the policy "groups".
 
     Raises:
       MediaError: the file is missing, damaged beyond use, or without pictures.
     """
+    packed = {}
     with local_file(item) as path:
         try:
             if item.kind == "image":
-                return {"image": [_pack_image(options, item, path)]}
-            clip = sample_clip(
-                path,
-                options.num_frames,
-                options.size,
-                options.patch,
-                item.start,
-                item.end,
-                geometry=options.geometry,
-                sampling=options.sampling,
-                config=options.selection,
-                phase=options.phase,
-                cut_at=options.cut_at,
-            )
+                return {name: [_pack_image(wanted[name], item, path)] for name in wanted}
+            for name, options in wanted.items():
+                if name in packed:
+                    continue
+                alike = {n: o for n, o in wanted.items() if o.decoding == options.decoding}
+                clip = sample_clip(path, start=item.start, end=item.end, **options.decoding)
+                packed |= _clip_records(alike, item, clip)
         except MediaError as error:
             raise MediaError(item.source, error.reason) from error
-    if options.selection.policy == "groups":
-        return {"codec": _group_records(options, item, clip)}
-    described = descriptor(clip)
-    return {
-        mode: [
-            _pack_clip(options, item, clip, described, mode, draw)
-            for draw in range(options.draws_of(mode))
-        ]
-        for mode in options.modes
-    }
+    return packed
 
 
 def draw_seed(seed: int, key: str, draw: int) -> int:
     """Seed of one draw of one file; it depends on nothing else, so any order of work agrees."""
     digest = hashlib.sha256(f"{seed}/{draw}/{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
+
+
+def _clip_records(
+    wanted: Mapping[str, PackOptions], item: Item, clip: Clip
+) -> dict[str, list[Packed]]:
+    """Records of one decoded clip for all sets that are made of it."""
+    described = None
+    packed = {}
+    for name, options in wanted.items():
+        if options.selection.policy == "groups":
+            packed[name] = _group_records(options, item, clip)
+            continue
+        if described is None:
+            described = descriptor(clip)
+        (mode,) = options.modes
+        packed[name] = [
+            _pack_clip(options, item, clip, described, mode, draw)
+            for draw in range(options.draws_of(mode))
+        ]
+    return packed
 
 
 def _pack_clip(

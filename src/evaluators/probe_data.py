@@ -38,10 +38,8 @@ def main(argv: list[str]) -> int:
     try:
         jobs = job_options(args)
         selection = selection_config(args.preset, args.set)
-        options = [
-            (name, _input_options(name, PackOptions(size=args.size, patch=args.patch), selection))
-            for name in args.inputs.split(",")
-        ]
+        base = PackOptions(size=args.size, patch=args.patch)
+        options = {name: _input_options(name, base, selection) for name in args.inputs.split(",")}
         views = view_options(args.views)
         dataset, listing = find_dataset(args.name).read(Path(args.root))
         complete = _report(dataset, listing, _problem_file(args))
@@ -164,11 +162,11 @@ def _pack(
     dataset: Dataset,
     listing: Listing,
     out: Path,
-    options: Sequence[tuple[str, PackOptions]],
+    options: Mapping[str, PackOptions],
     views: Sequence[dict[str, float | None]],
     how: Mapping[str, Any],
 ) -> Summary:
-    """Writes lists and record sets; returns how the files of all sets came out, added up."""
+    """Writes lists and record sets; returns how the files of both splits came out."""
     out.mkdir(parents=True, exist_ok=True)
     head = {
         "name": dataset.name,
@@ -182,16 +180,18 @@ def _pack(
         examples = sorted(split.examples, key=lambda example: example.item.key)
         write_atomic(out / f"{name}.jsonl", json_lines([_line(example) for example in examples]))
         items = list(_items(dataset, listing, examples))
-        for input_name, of_input in options:
-            for number, view in enumerate(views if name == "test" else views[:1]):
-                folder = input_name if number == 0 else f"{input_name}.view{number}"
-                chosen = dataclasses.replace(of_input, **view)
-                (mode,) = chosen.modes
-                done = pack(items, out / name, chosen, folders={mode: folder}, **how).summary
-                print(f"{name}/{folder}: files: {done}")
-                total = Summary(
-                    total.ok + done.ok, total.skipped + done.skipped, total.failed + done.failed
-                )
+        wanted = {
+            input_name if number == 0 else f"{input_name}.view{number}": dataclasses.replace(
+                of_input, **view
+            )
+            for number, view in enumerate(views if name == "test" else views[:1])
+            for input_name, of_input in options.items()
+        }
+        done = pack(items, out / name, wanted, **how).summary
+        print(f"{name}: files: {done}")
+        total = Summary(
+            total.ok + done.ok, total.skipped + done.skipped, total.failed + done.failed
+        )
     return total
 
 

@@ -99,7 +99,7 @@ def test_packs_every_split_and_input(folders, tmp_path, capsys):
     codec = RecordSet(out / "train" / "codec7")
     assert [len(record.sequence) for record in codec] == [7, 7]
     assert load_labels(codec, "label").values.tolist() == [[0], [1]]
-    assert "test/codec7: files: 2 ok, 0 skipped, 1 failed" in capsys.readouterr().out
+    assert "test: files: 2 ok, 0 skipped, 1 failed" in capsys.readouterr().out
 
 
 def test_a_second_run_has_nothing_to_do_and_array_jobs_write_the_same(folders, tmp_path, capsys):
