@@ -38,6 +38,10 @@ def main(argv: list[str]) -> int:
     try:
         jobs = job_options(args)
         selection = selection_config(args.preset, args.set)
+        if selection.policy == "groups":
+            raise ValueError(
+                "policy = 'groups' makes several records of an example: choose another"
+            )
         base = PackOptions(size=args.size, patch=args.patch)
         options = {name: _input_options(name, base, selection) for name in args.inputs.split(",")}
         views = view_options(args.views)
@@ -140,6 +144,8 @@ def _report(dataset: Dataset, listing: Listing, problem_file: Path) -> bool:
         lines = "".join("\t".join(problem) + "\n" for problem in problems)
         write_atomic(problem_file, lines.encode())
         print(f"all of them: {problem_file}")
+    else:
+        problem_file.unlink(missing_ok=True)
     for name, split in splits.items():
         if not split.examples:
             raise ValueError(f"split {name} has no example")

@@ -183,6 +183,11 @@ def test_what_is_missing_is_reported_and_stops_the_work(tmp_path, capsys, monkey
     assert main(["ssv2", "--root", str(root), "--out", str(out), *SMALL]) == 1
     assert not (out / "test").exists()
     assert main(["ssv2", "--root", str(root), "--allow-missing"]) == 0
+    table(root / "train.csv", [["path", "label"], ["train.csv", "0"]])
+    table(root / "test.csv", [["path", "label"], ["test.csv", "0"]])
+    put(tmp_path / "csv-problems.txt", "of an earlier run")
+    assert main(["csv:", "--root", str(root)]) == 0
+    assert not (tmp_path / "csv-problems.txt").exists()
 
 
 def test_missing_files_stay_in_the_lists(tmp_path):
@@ -235,6 +240,7 @@ def test_examples_of_both_splits_and_bad_lines_are_named(tmp_path, capsys, monke
         (["--inputs", "frames65"], "input 'frames65' has more than 64 frames"),
         (["--inputs", "codec3"], "budget = 3 is below one frame of 4 patches"),
         (["--set", "scale=none"], "scale = 'none'"),
+        (["--set", "policy=groups"], "policy = 'groups' makes several records"),
         (["--root", "nowhere"], "root = nowhere is no folder"),
     ],
 )
