@@ -15,11 +15,11 @@ VERBS = {
     "show": ("codec.show", "a picture of what the codec selection keeps of one video"),
     "llava": ("codec.llava.cli", "mosaics for LLaVA: training data, evaluation assets, checks"),
     "demo-data": ("data.demo", "write the demo data set: moving digits over photographs"),
+    "probe-data": ("evaluators.probe_data", "check a labelled data set, pack it for the probe"),
     "cluster": ("cluster.__main__", "record set -> k-means labels"),
     "clusters": ("cluster.show", "pictures of clusters, and of samples gathering at them"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
-    "probe-data": ("evaluators.probe_data", "check a labelled data set, pack it for the probe"),
     "probe": ("trainers.probe", "k-NN and linear probe of an encoder on labelled record sets"),
     "export": ("convert.export", "checkpoint -> Hugging Face folder"),
 }

@@ -17,12 +17,12 @@ OPTIONS = {
     "inspect": ("--out", "--count"),
     "show": ("--out", "--budget", "--size"),
     "demo-data": ("--out", "--train-clips", "--test-clips", "--seed"),
+    "probe-data": ("--root", "--out", "--inputs", "--views", "--allow-missing", "--shard"),
     "llava": ("--help",),
     "cluster": ("--name", "--k", "--n", "--encoder", "--features", "--mini-batch"),
     "train": ("--config", "--workdir", "--dry-run", "--devices"),
     "clusters": ("--labels", "--out", "--workdir", "--head"),
     "plot": ("--out", "--metrics"),
-    "probe-data": ("--root", "--out", "--inputs", "--views", "--allow-missing", "--shard"),
     "probe": ("--train", "--test", "--labels", "--descriptor"),
     "export": ("--out", "--dtype", "--image-size"),
 }
