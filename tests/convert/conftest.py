@@ -94,7 +94,7 @@ def make_sequence():
     return random_sequence
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torch_model():
     """(config, params, attention="sdpa") -> the PyTorch model with these weights."""
     import torch
