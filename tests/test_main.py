@@ -24,7 +24,7 @@ OPTIONS = {
     "plot": ("--out", "--metrics"),
     "probe": ("--train", "--test", "--labels", "--descriptor"),
     "import": ("--out",),
-    "export": ("--out", "--dtype", "--image-size", "--shard-size"),
+    "export": ("--out", "--dtype", "--image-size", "--shard-size", "--onnx"),
 }
 
 

@@ -2,12 +2,13 @@
 
 The folder holds the weights under the published names, the modelling code of `hf/`, an image
 processor and a model card. It is written beside its destination and renamed into place, so that no
-half-written folder is ever seen. No torch needed.
+half-written folder is ever seen. No torch needed, unless for an ONNX graph.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import sys
@@ -31,6 +32,7 @@ CODE = (
     "image_processing_onevision_encoder.py",
 )
 FILES = frozenset({"config.json", "preprocessor_config.json", "README.md", WEIGHTS, *CODE})
+OPTIONAL = frozenset({INDEX, "model.onnx", "model.onnx.data"})
 
 
 def export(
@@ -44,6 +46,7 @@ def export(
     shard_size: str | None = None,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    onnx: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Writes an encoder as a Hugging Face folder.
@@ -58,6 +61,7 @@ def export(
       shard_size: most tensor bytes of a weight file, such as "5GB"; None writes one file.
       training: the run's resolved configuration, for the model card.
       metrics: the run's last metrics with their step, for the model card.
+      onnx: also write the float32 graph that `codecvit.convert.onnx` describes; needs torch.
       overwrite: replace `out` even when it is a folder of something else.
 
     Returns:
@@ -65,7 +69,7 @@ def export(
 
     Raises:
       ValueError: an argument is out of range, the parameters don't fit `config` or are too large
-        for `dtype`, or `out` is taken.
+        for `dtype`, `out` is taken, or a package for `onnx` is missing.
     """
     out = Path(out)
     if dtype not in DTYPES:
@@ -74,9 +78,13 @@ def export(
         raise ValueError(
             f"image_size = {image_size} must be a multiple of the patch side {config.patch}"
         )
+    for package in ("torch", "transformers", "onnx", "onnxscript") if onnx else ():
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"onnx needs {package}: pip install 'codecvit[torch,onnx]'")
     shard_bytes = None if shard_size is None else parse_size(shard_size)
     _require_free(out, overwrite)
-    tensors = {n: _cast(n, tensor, dtype) for n, tensor in to_hf(params, config).items()}
+    published = to_hf(params, config)
+    tensors = {name: _cast(name, tensor, dtype) for name, tensor in published.items()}
 
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     new = out.absolute().with_name(f".{out.name}.new-{os.getpid()}")
@@ -89,6 +97,10 @@ def export(
         for name in CODE:
             source = resources.files(f"{__package__}.hf").joinpath(name)
             (new / name).write_bytes(source.read_bytes())
+        if onnx:
+            from .onnx import write_onnx
+
+            write_onnx(new, published, config_to_hf(config, Origin()))
         card = model_card(config, dtype, image_size, training, metrics)
         (new / "README.md").write_text(card)
         _move_into_place(new, out.absolute())
@@ -114,7 +126,7 @@ def _require_free(out: Path, overwrite: bool) -> None:
     if overwrite or not out.is_dir():
         return
     names = sorted(entry.name for entry in out.iterdir())
-    foreign = [n for n in names if n not in FILES | {INDEX} and not SHARD_NAME.fullmatch(n)]
+    foreign = [n for n in names if n not in FILES | OPTIONAL and not SHARD_NAME.fullmatch(n)]
     if foreign:
         raise ValueError(
             f"{out} holds {foreign[0]!r}, which no export wrote: name another folder, or replace "
@@ -195,6 +207,9 @@ def main(argv: list[str]) -> int:
         help="cut the weights into files of at most this size, such as 5GB (default: one file)",
     )
     parser.add_argument(
+        "--onnx", action="store_true", help="also write model.onnx, in float32 (extras torch, onnx)"
+    )
+    parser.add_argument(
         "--ema", action="store_true", help="the moving average of the parameters (config.ema)"
     )
     parser.add_argument(
@@ -214,6 +229,7 @@ def main(argv: list[str]) -> int:
             shard_size=options.shard_size,
             training=checkpoint.training,
             metrics=checkpoint.metrics,
+            onnx=options.onnx,
             overwrite=options.overwrite,
         )
     except ValueError as error:

@@ -335,7 +335,7 @@ class OneVisionEncoderEmbeddings(nn.Module):
         if frames.ndim == 5:
             frames = frames.transpose(1, 2).flatten(0, 1)
         x_FND = self.patch_embedding(frames).flatten(2).transpose(1, 2)
-        return x_FND.reshape(len(pixel_values), -1, x_FND.shape[-1])
+        return x_FND.reshape(pixel_values.shape[0], -1, x_FND.shape[-1])
 
 
 class OneVisionEncoderTransformer(nn.Module):
