@@ -21,6 +21,7 @@ VERBS = {
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
     "probe": ("trainers.probe", "k-NN and linear probe of an encoder on labelled record sets"),
+    "import": ("convert.import_hf", "published Hugging Face folder -> checkpoint"),
     "export": ("convert.export", "checkpoint -> Hugging Face folder"),
 }
 

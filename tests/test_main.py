@@ -24,7 +24,8 @@ OPTIONS = {
     "clusters": ("--labels", "--out", "--workdir", "--head"),
     "plot": ("--out", "--metrics"),
     "probe": ("--train", "--test", "--labels", "--descriptor"),
-    "export": ("--out", "--dtype", "--image-size"),
+    "import": ("--out",),
+    "export": ("--out", "--dtype", "--image-size", "--shard-size", "--onnx"),
 }
 
 
