@@ -20,6 +20,7 @@ from codecvit.trainers.metrics import read_metrics
 NUM_FRAMES = 16
 LABELS = {"clusters": (), "shapes": ("--part", "shape")}
 CLUSTERS = 16  # of each
+LABELLED = "codec-128"  # the record sets whose clusters all others get
 SCORES = {
     "motion, k-NN": "probe/motion/knn_top1",
     "motion, linear": "probe/motion/linear_top1",
@@ -53,31 +54,35 @@ def make_records(base: Path, seed, clips, name, budget, *, mode="codec", size=11
     Returns:
       The folder with train/MODE and test/MODE.
     """
-    counts = ("--train-clips", clips[0], "--test-clips", clips[1])
-    run("demo-data", "--out", base / "data", "--seed", seed, *counts)
+    if not (base / "data" / "test.csv").exists():
+        counts = ("--train-clips", clips[0], "--test-clips", clips[1])
+        run("demo-data", "--out", base / "data", "--seed", seed, *counts)
     folder = base / "records" / name
-    view = ("--num-frames", NUM_FRAMES, "--budget", budget, "--mode", mode)
+    view = ("--size", size, "--num-frames", NUM_FRAMES, "--budget", budget, "--mode", mode)
     options = [option for setting in settings for option in ("--set", setting)]
     for split in ("train", "test"):
-        listing = base / "data" / f"{split}.csv"
-        run("pack", listing, "--out", folder / split, "--size", size, *view, *options)
-    copy_labels(labelled_records(base), folder / "train" / mode)
+        if not (folder / split / mode / "manifest.json").exists():
+            listing = base / "data" / f"{split}.csv"
+            run("pack", listing, "--out", folder / split, *view, *options)
+    labelled = base / "records" / LABELLED / "train" / "codec"
+    if name == LABELLED:
+        cluster(labelled)
+    else:
+        if not labelled.exists():
+            make_records(base, seed, clips, LABELLED, 128)
+        copy_labels(labelled, folder / "train" / mode)
     return folder
 
 
-def labelled_records(base):
-    """The training clips under the default selection, clustered by their descriptors.
+def cluster(records):
+    """Labels by the descriptors of the clips.
 
-    Every way of packing gets these labels: descriptors depend on the selection's settings, and
-    what is compared are inputs, not labels.
+    Every way of packing gets these: descriptors depend on the selection's settings, and what is
+    compared are inputs, not labels.
     """
-    records = base / "records" / "labels"
-    if not (records / "codec" / "labels" / f"{list(LABELS)[-1]}.npy").exists():
-        view = ("--size", 112, "--num-frames", NUM_FRAMES, "--budget", 128)
-        run("pack", base / "data" / "train.csv", "--out", records, *view)
-        for name, part in LABELS.items():
-            run("cluster", records / "codec", "--name", name, *part, "--k", CLUSTERS, "--n", 1)
-    return records / "codec"
+    for name, part in LABELS.items():
+        if not (records / "labels" / f"{name}.npy").exists():
+            run("cluster", records, "--name", name, *part, "--k", CLUSTERS, "--n", 1)
 
 
 def copy_labels(source, target):
