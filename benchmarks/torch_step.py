@@ -66,7 +66,9 @@ class TorchViT(nn.Module):
 
     def forward(self, patches, positions):
         """uint8 [B, L, K], int [B, L, 3] -> [B, D]."""
-        x = self.pre(self.embed(patches.float() * self.scale - self.shift))
+        x = self.embed(patches.float() * self.scale - self.shift)
+        # Autocast leaves norms in float32, and with them the residual stream: ours has the lower.
+        x = self.pre(x).to(x.dtype)
         angles = positions.float()[..., self.axis] * self.inverse
         angles = torch.cat([angles, angles], -1)[:, None]
         cos, sin = angles.cos(), angles.sin()
@@ -114,8 +116,7 @@ def make_optimizer(model):
     decayed = [p for name, p in named if p.ndim == 2]
     plain = [p for name, p in named if p.ndim != 2]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    on_gpu = next(model.parameters()).is_cuda
-    return torch.optim.AdamW(groups, lr=1e-4, fused=on_gpu)
+    return torch.optim.AdamW(groups, lr=1e-4, fused=True)
 
 
 def load_jax(model, params):

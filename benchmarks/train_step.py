@@ -5,10 +5,13 @@
 
 First every attention that this device has is compared with a dense float32 reference, and the
 losses of both steps from equal parameters with each other; a difference ends the run. Then each
-side runs in processes of its own, in turn (jax, torch, jax, torch); the table has medians of the
-step times. Both steps: forward, backward, clip, AdamW on float32 parameters, CosFace over 4,096
-classes with one label. PyTorch runs eager and compiled, with scaled_dot_product_attention and
-fused AdamW. TFLOP/s by the count of trainers/flops.py.
+side runs in a process of its own per case, in turn (jax, torch, jax, torch); the table has medians
+of the step times and the larger of the peaks of memory. A side that fails (PyTorch's compiler
+without a C compiler, too little memory) is named and left out, and the script ends with status 1.
+
+Both steps: forward, backward, clip, AdamW on float32 parameters, CosFace over 4,096 classes with
+one label. PyTorch runs eager and, on a GPU, compiled, with scaled_dot_product_attention and fused
+AdamW. TFLOP/s by the count of trainers/flops.py.
 
 Imports models, losses and the trainers' step only: no data reader, no av, no ml_collections.
 """
@@ -30,6 +33,7 @@ CASES = {
     "gpu": {"L/14, 2,048 tokens": ("L/14", 32, 2048), "L/14, 256 tokens": ("L/14", 256, 256)},
     "tiny": {"Ti/14, 256 tokens": ("Ti/14", 8, 256)},
 }
+SIDES = {"jax": "JAX, ours", "eager": "PyTorch eager", "compiled": "PyTorch compiled"}
 CLASSES = 4096
 ROUNDS = 2
 
@@ -42,37 +46,52 @@ def main():
     parser.add_argument("--steps", type=int, default=10, help="timed steps of a process")
     parser.add_argument("--tokens", type=int, default=65_536, help="of a step, without --tiny")
     parser.add_argument("--remat", default="none", help="recomputation policy of ours")
-    parser.add_argument("--worker", choices=["check", "jax", "torch"], help=argparse.SUPPRESS)
+    parser.add_argument("--minutes", type=float, help="start no process after so many minutes")
+    parser.add_argument("--worker", choices=["check", *SIDES], help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        {"check": check, "jax": run_jax, "torch": run_torch}[args.worker](args)
+        run = {"check": check, "jax": run_jax, "eager": run_torch, "compiled": run_torch}
+        run[args.worker](args)
         return
-    have_torch = importlib.util.find_spec("torch") is not None
-    if not have_torch:
+    start = time.perf_counter()
+    sides = ["jax"]
+    if importlib.util.find_spec("torch") is None:
         print("torch is not installed: no comparison")
-    worker(args, "check")
-    rows = []
-    for _ in range(ROUNDS):
-        rows += worker(args, "jax")
-        if have_torch:
-            rows += worker(args, "torch")
+    else:
+        sides += ["eager"] if args.tiny else ["eager", "compiled"]
+    if worker("check") is None:
+        sys.exit("the check failed: nothing is timed")
+    rows, failed, left_out = [], set(), 0
+    for one in [(case, side) for _ in range(ROUNDS) for case in cases(args) for side in sides]:
+        if one in failed:
+            continue
+        if args.minutes and time.perf_counter() - start > 60 * args.minutes:
+            left_out += 1
+            continue
+        found = worker(one[1], "--case", one[0])
+        if found is None:
+            failed.add(one)
+            print(f"{one[0]}, {SIDES[one[1]]}: failed, left out", flush=True)
+        else:
+            rows += found
+    if left_out:
+        print(f"{args.minutes:g} minutes are over: {left_out} processes were not started")
     print(table(args, rows))
+    sys.exit(bool(failed))
 
 
-def worker(args, name):
-    """The JSON lines of one process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--worker", name]
+def worker(name, *arguments):
+    """The JSON lines of one process, or None if it failed; its other lines are printed."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, *arguments]
     environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"the process {name!r} ended with status {done.returncode}\n{done.stdout}")
     found = []
     for line in done.stdout.splitlines():
+        print(line, flush=True)  # timings as well, so that a run that is cut off has them
         if line.startswith("{"):
             found.append(json.loads(line))
-        else:
-            print(line, flush=True)
-    return found
+    return None if done.returncode else found
 
 
 def cases(args):
@@ -92,7 +111,7 @@ def table(args, rows):
         seconds, memory, flops = {}, {}, {}
         for row in (row for row in rows if row["case"] == case):
             seconds.setdefault(row["side"], []).extend(row["seconds"])
-            memory[row["side"]] = row["memory"]
+            memory[row["side"]] = max(row["memory"], memory.get(row["side"], 0))
             flops[case] = row["flops"]
         median = {side: float(np.median(values)) for side, values in seconds.items()}
         best = min((ms for side, ms in median.items() if side.startswith("PyTorch")), default=None)
@@ -203,84 +222,70 @@ def run_jax(args):
     import jax
 
     from codecvit.trainers import mesh as meshes
-    from codecvit.trainers.flops import head_flops_per_sample, peak_tflops, train_flops_per_token
+    from codecvit.trainers.flops import peak_tflops
     from codecvit.trainers.train_step import init_state, make_train_step
 
-    for name, (variant, batch, tokens) in cases(args).items():
-        dtype = "float32" if args.tiny else "bfloat16"
-        config = make_config(variant, batch, tokens, dtype, args.remat)
-        mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
-        with jax.set_mesh(mesh):
-            state = jax.jit(lambda key, c=config: init_state(c, key))(jax.random.key(0))
-            step = jax.jit(make_train_step(config), donate_argnums=0)
-            rows = {"main": meshes.put_batch(random_batch(batch, tokens, 14), mesh)}
-            seconds = []
-            for _ in range(args.steps + 2):  # two that compile and warm up
-                start = time.perf_counter()
-                state, metrics = step(state, rows)
-                jax.block_until_ready((state, metrics))
-                seconds.append(time.perf_counter() - start)
-            del state
-        stats = jax.devices()[0].memory_stats() or {}
-        flops = batch * tokens * train_flops_per_token(config.model, tokens)
-        report(
-            case=name,
-            side="JAX, ours",
-            seconds=seconds[2:],
-            memory=stats.get("peak_bytes_in_use", 0) / 2**30,
-            flops=flops + batch * head_flops_per_sample(config.model.width, CLASSES),
-            peak=peak_tflops(jax.devices()[0]),
-        )
+    variant, batch, tokens = cases(args)[args.case]
+    dtype = "float32" if args.tiny else "bfloat16"
+    config = make_config(variant, batch, tokens, dtype, args.remat)
+    mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        state = jax.jit(lambda key: init_state(config, key))(jax.random.key(0))
+        step = jax.jit(make_train_step(config), donate_argnums=0)
+        rows = {"main": meshes.put_batch(random_batch(batch, tokens, 14), mesh)}
+        seconds = []
+        for _ in range(args.steps + 3):  # three that compile and warm up
+            start = time.perf_counter()
+            state, metrics = step(state, rows)
+            jax.block_until_ready((state, metrics))
+            seconds.append(time.perf_counter() - start)
+    stats = jax.devices()[0].memory_stats() or {}
+    memory, peak = stats.get("peak_bytes_in_use", 0), peak_tflops(jax.devices()[0])
+    report(args, seconds[3:], memory, config.model, peak)
 
 
 def run_torch(args):
     import torch
     import torch_step
 
-    from codecvit.trainers.flops import head_flops_per_sample, train_flops_per_token
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
-    for name, (variant, batch, tokens) in cases(args).items():
-        model_config = make_config(variant, batch, tokens, "float32").model
-        c = model_config
-        sizes = (c.width, c.depth, c.num_heads, c.mlp_dim, c.patch, CLASSES)
-        rows = random_batch(batch, tokens, 14)
-        inputs = [torch.from_numpy(rows[k]).to(device) for k in ("patches", "positions", "labels")]
-        inputs[2] = inputs[2][:, 0].long()
-        for side in ["PyTorch eager"] + ["PyTorch compiled"] * (device == "cuda"):
-            torch.manual_seed(0)
-            model = torch_step.TorchViT(*sizes).to(device)
-            if side.endswith("compiled"):
-                model.loss = torch.compile(model.loss)
-            step = torch_step.make_step(
-                model, torch_step.make_optimizer(model), autocast=not args.tiny
-            )
-            seconds = []
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            for _ in range(args.steps + 3):
-                start = time.perf_counter()
-                step(*inputs)
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                seconds.append(time.perf_counter() - start)
-            memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-            flops = batch * tokens * train_flops_per_token(model_config, tokens)
-            report(
-                case=name,
-                side=side,
-                seconds=seconds[3:],
-                memory=memory / 2**30,
-                flops=flops + batch * head_flops_per_sample(c.width, CLASSES),
-                peak=0.0,
-            )
-            del model, step
-            if device == "cuda":
-                torch.cuda.empty_cache()
+    variant, batch, tokens = cases(args)[args.case]
+    c = make_config(variant, batch, tokens, "float32").model
+    rows = random_batch(batch, tokens, 14)
+    inputs = [torch.from_numpy(rows[k]).to(device) for k in ("patches", "positions", "labels")]
+    inputs[2] = inputs[2][:, 0].long()
+    torch.manual_seed(0)
+    sizes = (c.width, c.depth, c.num_heads, c.mlp_dim, c.patch, CLASSES)
+    model = torch_step.TorchViT(*sizes).to(device)
+    if args.worker == "compiled":
+        model.loss = torch.compile(model.loss)
+    step = torch_step.make_step(model, torch_step.make_optimizer(model), autocast=not args.tiny)
+    seconds = []
+    for _ in range(args.steps + 3):
+        start = time.perf_counter()
+        step(*inputs)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    report(args, seconds[3:], memory, c, 0.0)
 
 
-def report(**row):
+def report(args, seconds, memory, model, peak):
+    """One process's result as a line of JSON."""
+    from codecvit.trainers.flops import head_flops_per_sample, train_flops_per_token
+
+    _, batch, tokens = cases(args)[args.case]
+    flops = batch * tokens * train_flops_per_token(model, tokens)
+    row = {
+        "case": args.case,
+        "side": SIDES[args.worker],
+        "seconds": seconds,
+        "memory": memory / 2**30,
+        "flops": flops + batch * head_flops_per_sample(model.width, CLASSES),
+        "peak": peak,
+    }
     print(json.dumps(row), flush=True)
 
 

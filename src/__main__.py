@@ -15,6 +15,7 @@ VERBS = {
     "show": ("codec.show", "a picture of what the codec selection keeps of one video"),
     "llava": ("codec.llava.cli", "mosaics for LLaVA: training data, evaluation assets, checks"),
     "demo-data": ("data.demo", "write the demo data set: moving digits over photographs"),
+    "probe-data": ("evaluators.probe_data", "check a labelled data set, pack it for the probe"),
     "cluster": ("cluster.__main__", "record set -> k-means labels"),
     "clusters": ("cluster.show", "pictures of clusters, and of samples gathering at them"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
@@ -25,6 +26,7 @@ VERBS = {
         "trainers.record_probe",
         "k-NN and linear probe of an encoder on labelled record sets",
     ),
+    "import": ("convert.import_hf", "published Hugging Face folder -> checkpoint"),
     "export": ("convert.export", "checkpoint -> Hugging Face folder"),
 }
 

@@ -17,6 +17,7 @@ OPTIONS = {
     "inspect": ("--out", "--count"),
     "show": ("--out", "--budget", "--size"),
     "demo-data": ("--out", "--train-clips", "--test-clips", "--seed"),
+    "probe-data": ("--root", "--out", "--inputs", "--views", "--allow-missing", "--shard"),
     "llava": ("--help",),
     "cluster": ("--name", "--k", "--n", "--encoder", "--features", "--mini-batch"),
     "train": ("--config", "--workdir", "--dry-run", "--devices"),
@@ -25,7 +26,8 @@ OPTIONS = {
     "probe": ("--config", "--workdir"),
     "probe-report": ("--out",),
     "probe-records": ("--train", "--test", "--labels", "--descriptor"),
-    "export": ("--out", "--dtype", "--image-size"),
+    "import": ("--out",),
+    "export": ("--out", "--dtype", "--image-size", "--shard-size", "--onnx"),
 }
 
 
@@ -73,7 +75,7 @@ def test_every_verb_explains_itself(verb, capsys):
     assert set(OPTIONS[verb]) <= words
 
 
-@pytest.mark.parametrize("verb", ["pack", "inspect", "show"])
+@pytest.mark.parametrize("verb", ["pack", "inspect", "show", "probe-data"])
 def test_the_base_verbs_load_neither_jax_nor_torch(verb):
     loaded = python(
         f"""

@@ -181,6 +181,8 @@ def sample_clip(
     geometry: str = "crop",
     sampling: str = "index",
     config: SelectionConfig = PRESETS["default"],
+    phase: float | None = None,
+    cut_at: float = 0.5,
 ) -> Clip:
     """Decodes the sampled frames of a video, once.
 
@@ -196,6 +198,8 @@ def sample_clip(
       geometry: "crop", "fit" or "square", see `View`.
       sampling: evenly by "index" or by "time".
       config: options of the selection; some decide what has to be decoded.
+      phase: shifts the samples in time, see `Sampling`.
+      cut_at: where the geometry "crop" cuts, see `View`.
 
     Returns:
       The clip.
@@ -205,8 +209,8 @@ def sample_clip(
       MediaError: the file is missing, damaged beyond use, or has no frame (between start and end).
     """
     check_num_frames(num_frames, config)
-    wanted = Sampling(num_frames, sampling, start, end, config.pair_dt)
-    view = View(geometry, size, patch)
+    wanted = Sampling(num_frames, sampling, start, end, config.pair_dt, phase)
+    view = View(geometry, size, patch, cut_at)
     found = decode_frames(path, wanted, view, coded_vectors=config.signal == "bitstream")
     return Clip(
         found.yuv_M3HW,

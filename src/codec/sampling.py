@@ -85,6 +85,8 @@ class Sampling:
       end: seconds, or None; frames from it on are ignored.
       pair_dt: seconds, or None: a sample further than this behind the one before it gets a partner,
         the frame nearest to this long before it.
+      phase: None takes the first and the last frame and evenly spaced ones between; a share, 0 <=
+        phase < 1, takes of each of `num_frames` equal stretches the frame at this share of it.
     """
 
     num_frames: int
@@ -92,6 +94,7 @@ class Sampling:
     start: float | None = None
     end: float | None = None
     pair_dt: float | None = None
+    phase: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -99,6 +102,8 @@ class Sampling:
         require_choice("sampling", self.by, SAMPLINGS)
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(f"start = {self.start} must be before end = {self.end}")
+        if self.phase is not None and not 0 <= self.phase < 1:
+            raise ValueError(f"phase = {self.phase} must be None or a share with 0 <= phase < 1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,9 +139,9 @@ def plan_frames(seconds_N: np.ndarray, sampling: Sampling) -> FramePlan:
       sampling: which ones.
 
     Returns:
-      The plan: the first and the last frame of [start, end) and evenly spaced ones between; M =
-      min(num_frames, frames inside), less where several even times have one nearest frame. Empty if
-      no frame is inside.
+      The plan: evenly spaced frames of [start, end), as `sampling.phase` says; M = min(num_frames,
+      frames inside), less where several even times have one nearest frame. Empty if no frame is
+      inside.
     """
     inside_N = np.ones(len(seconds_N), bool)
     if sampling.start is not None:
@@ -146,10 +151,17 @@ def plan_frames(seconds_N: np.ndarray, sampling: Sampling) -> FramePlan:
     candidates = np.flatnonzero(inside_N)
     count = min(sampling.num_frames, len(candidates))
     if sampling.by == "index" or count < 2:
-        ids = candidates[np.arange(count) * (len(candidates) - 1) // max(count - 1, 1)]
+        places = np.arange(count) * (len(candidates) - 1) // max(count - 1, 1)
+        if sampling.phase is not None:
+            places = ((np.arange(count) + sampling.phase) * len(candidates) / count).astype(int)
+        ids = candidates[places]
     else:
         times = seconds_N[candidates]
-        ids = candidates[np.unique(_nearest(times, np.linspace(times[0], times[-1], count)))]
+        even = np.linspace(times[0], times[-1], count)
+        if sampling.phase is not None:
+            shares = (np.arange(count) + sampling.phase) / count
+            even = times[0] + shares * (times[-1] - times[0])
+        ids = candidates[np.unique(_nearest(times, even))]
     partners = ids[:-1]
     if sampling.pair_dt is not None and len(ids) > 1:
         close = _nearest(seconds_N, seconds_N[ids[1:]] - sampling.pair_dt)

@@ -141,7 +141,11 @@ def group_edges(clip: Clip, budget: int) -> list[int]:
 
 
 def select(
-    clip: Clip, mode: str = "codec", budget: int = 2048, seed: int | None = None
+    clip: Clip,
+    mode: str = "codec",
+    budget: int = 2048,
+    seed: int | None = None,
+    phase: float | None = None,
 ) -> list[PatchSequence]:
     """A clip as patch sequences, in one of three modes.
 
@@ -150,8 +154,9 @@ def select(
       mode: "codec": see `choose`; "frames": as many whole frames as the budget holds, one from each
         of equal bins, at their own times; "collage": the same frames stacked into one tall image.
       budget: most patches to keep, at least those of one frame.
-      seed: "frames" and "collage" draw the frame at random within each bin, None takes the middle;
-        the codec mode passes it to its policy.
+      seed: "frames" and "collage" draw the frame at random within each bin, None takes that at
+        `phase`; the codec mode passes it to its policy.
+      phase: of "frames" and "collage", a share of each bin; None is the middle.
 
     Returns:
       One sequence; of the codec mode with the policy "groups" one per group.
@@ -168,7 +173,7 @@ def select(
         )
     size = clip.rows * clip.columns
     check_budget(budget, size)
-    frames = choose_frames(len(clip), budget // size, seed)
+    frames = choose_frames(len(clip), budget // size, seed, 0.5 if phase is None else phase)
     h, w = np.divmod(np.tile(np.arange(size), len(frames)), clip.columns)
     patches = clip.patches(np.repeat(frames, size), h, w)
     if mode == "frames":
@@ -185,13 +190,14 @@ def check_budget(budget: int, frame: int) -> None:
         raise ValueError(f"budget = {budget} is below one frame of {frame} patches")
 
 
-def choose_frames(num_samples: int, count: int, seed: int | None) -> np.ndarray:
+def choose_frames(num_samples: int, count: int, seed: int | None, phase: float = 0.5) -> np.ndarray:
     """One of the samples from each of equal bins.
 
     Args:
       num_samples: sampled frames M.
       count: frames wanted; at most M come out.
-      seed: None for the middle of each bin, else the seed of the draw within it.
+      seed: None for a fixed place in each bin, else the seed of the draw within it.
+      phase: that place, 0 <= phase < 1 of the bin's length.
 
     Returns:
       int64 [min(count, M)], strictly increasing.
@@ -200,7 +206,7 @@ def choose_frames(num_samples: int, count: int, seed: int | None) -> np.ndarray:
     edges = np.arange(count + 1) * num_samples // count
     low, high = edges[:-1], edges[1:]
     if seed is None:
-        return (low + high) // 2
+        return low + ((high - low) * phase).astype(int)
     return np.random.default_rng(seed).integers(low, high)
 
 

@@ -31,14 +31,22 @@ class View:
         long side is scaled to `size` and the rest is black (the published LLaVA assets).
       size: pixels.
       patch: side of a patch in pixels; divides size.
+      cut_at: where "crop" cuts along the long side: 0 its beginning (left or top), 0.5 the centre,
+        1 its end.
     """
 
     geometry: str = "crop"
     size: int = 224
     patch: int = 14
+    cut_at: float = 0.5
 
     def __post_init__(self) -> None:
         require_choice("geometry", self.geometry, GEOMETRIES)
+        if not 0 <= self.cut_at <= 1 or (self.cut_at != 0.5 and self.geometry != "crop"):
+            raise ValueError(
+                f"cut_at = {self.cut_at} must lie in 0..1, and be 0.5 unless geometry = 'crop' "
+                f"(it is {self.geometry!r})"
+            )
         if self.patch < 1:
             raise ValueError(f"patch = {self.patch} must be at least 1")
         if self.size < self.patch or self.size % self.patch:
@@ -53,7 +61,7 @@ class View:
         long, short = max(height, width), min(height, width)
         if self.geometry == "crop":
             scaled = _scaled(height, width, self.size / short)
-            return Placement(self.size, self.size, *scaled)
+            return Placement(self.size, self.size, *scaled, self.cut_at)
         if self.geometry == "square":
             return Placement(self.size, self.size, *_scaled(height, width, self.size / long))
         other = max(1, round(short * self.size / long / self.patch)) * self.patch
@@ -68,12 +76,14 @@ class Placement:
     Attributes:
       height, width: of the view, pixels.
       scaled_height, scaled_width: of the whole picture, pixels.
+      cut_at: where a picture larger than the view is cut, see `View`.
     """
 
     height: int
     width: int
     scaled_height: int
     scaled_width: int
+    cut_at: float = 0.5
 
     @property
     def top(self) -> int:
@@ -110,8 +120,8 @@ class Placement:
     def cut(self) -> tuple[int, int]:
         """First row and column of the scaled picture that is seen."""
         return (
-            max(0, (self.scaled_height - self.height) // 2),
-            max(0, (self.scaled_width - self.width) // 2),
+            max(0, int((self.scaled_height - self.height) * self.cut_at)),
+            max(0, int((self.scaled_width - self.width) * self.cut_at)),
         )
 
 

@@ -2,13 +2,13 @@
 
 The folder holds the weights under the published names, the modelling code of `hf/`, an image
 processor and a model card. It is written beside its destination and renamed into place, so that no
-half-written folder is ever seen. No torch needed.
+half-written folder is ever seen. No torch needed, unless for an ONNX graph.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import os
 import shutil
 import sys
@@ -17,22 +17,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
 from ..models.config import ViTConfig
 from ..models.vit import IMAGE_MEAN, IMAGE_STD
-from .load import MODEL_TYPE, WEIGHTS, config_to_hf, read_checkpoint
+from .card import model_card
+from .load import MODEL_TYPE, Origin, config_to_hf, read_checkpoint
 from .names import to_hf
+from .weights import DTYPES, INDEX, SHARD_NAME, WEIGHTS, parse_size, write_json, write_weights
 
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 CODE = (
     "configuration_onevision_encoder.py",
     "modeling_onevision_encoder.py",
     "image_processing_onevision_encoder.py",
 )
 FILES = frozenset({"config.json", "preprocessor_config.json", "README.md", WEIGHTS, *CODE})
+OPTIONAL = frozenset({INDEX, "model.onnx", "model.onnx.data"})
 
 
 def export(
@@ -42,7 +42,11 @@ def export(
     *,
     dtype: str = "float32",
     image_size: int = 224,
+    rope_temporal_size: int | None = 64,
+    shard_size: str | None = None,
     training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    onnx: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Writes an encoder as a Hugging Face folder.
@@ -51,16 +55,21 @@ def export(
       params: the encoder's parameter tree.
       config: its sizes.
       out: the folder. An earlier export there is replaced.
-      dtype: of the stored weights, "float32" or "bfloat16".
+      dtype: of the stored weights, a name of weights.DTYPES.
       image_size: side that the image processor makes, a multiple of config.patch.
+      rope_temporal_size: most frames of a plain video, None for any number.
+      shard_size: most tensor bytes of a weight file, such as "5GB"; None writes one file.
       training: the run's resolved configuration, for the model card.
+      metrics: the run's last metrics with their step, for the model card.
+      onnx: also write the float32 graph that `codecvit.convert.onnx` describes; needs torch.
       overwrite: replace `out` even when it is a folder of something else.
 
     Returns:
       `out`.
 
     Raises:
-      ValueError: an argument is out of range, the parameters don't fit `config`, or `out` is taken.
+      ValueError: an argument is out of range, the parameters don't fit `config` or are too large
+        for `dtype`, `out` is taken, or a package for `onnx` is missing.
     """
     out = Path(out)
     if dtype not in DTYPES:
@@ -69,24 +78,46 @@ def export(
         raise ValueError(
             f"image_size = {image_size} must be a multiple of the patch side {config.patch}"
         )
+    for package in ("torch", "transformers", "onnx", "onnxscript") if onnx else ():
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"onnx needs {package}: pip install 'codecvit[torch,onnx]'")
+    shard_bytes = None if shard_size is None else parse_size(shard_size)
     _require_free(out, overwrite)
-    tensors = {name: tensor.astype(DTYPES[dtype]) for name, tensor in to_hf(params, config).items()}
+    published = to_hf(params, config)
+    tensors = {name: _cast(name, tensor, dtype) for name, tensor in published.items()}
 
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     new = out.absolute().with_name(f".{out.name}.new-{os.getpid()}")
     new.mkdir()
     try:
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        _write_json(new / "config.json", _model_settings(config, dtype, image_size))
-        _write_json(new / "preprocessor_config.json", _processor_settings(image_size))
+        write_weights(new, tensors, shard_bytes)
+        settings = _model_settings(config, Origin(dtype, image_size, rope_temporal_size))
+        write_json(new / "config.json", settings)
+        write_json(new / "preprocessor_config.json", _processor_settings(image_size))
         for name in CODE:
             source = resources.files(f"{__package__}.hf").joinpath(name)
             (new / name).write_bytes(source.read_bytes())
-        (new / "README.md").write_text(_model_card(config, dtype, image_size, training))
+        if onnx:
+            from .onnx import write_onnx
+
+            write_onnx(new, published, config_to_hf(config, Origin()))
+        card = model_card(config, dtype, image_size, training, metrics)
+        (new / "README.md").write_text(card)
         _move_into_place(new, out.absolute())
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return out
+
+
+def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = tensor.astype(DTYPES[dtype])
+    if not np.isfinite(cast.astype(np.float32)).all() and np.isfinite(tensor).all():
+        raise ValueError(
+            f"tensor {name!r} reaches {abs(tensor).max():.3g}, too large for {dtype}: export with "
+            "another dtype"
+        )
+    return cast
 
 
 def _require_free(out: Path, overwrite: bool) -> None:
@@ -94,7 +125,8 @@ def _require_free(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} is a file; name a folder")
     if overwrite or not out.is_dir():
         return
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES)
+    names = sorted(entry.name for entry in out.iterdir())
+    foreign = [n for n in names if n not in FILES | OPTIONAL and not SHARD_NAME.fullmatch(n)]
     if foreign:
         raise ValueError(
             f"{out} holds {foreign[0]!r}, which no export wrote: name another folder, or replace "
@@ -112,7 +144,7 @@ def _move_into_place(new: Path, out: Path) -> None:
         shutil.rmtree(old)
 
 
-def _model_settings(config: ViTConfig, dtype: str, image_size: int) -> dict[str, Any]:
+def _model_settings(config: ViTConfig, origin: Origin) -> dict[str, Any]:
     return {
         "architectures": ["OneVisionEncoderModel"],
         "auto_map": {
@@ -120,8 +152,8 @@ def _model_settings(config: ViTConfig, dtype: str, image_size: int) -> dict[str,
             "AutoModel": "modeling_onevision_encoder.OneVisionEncoderModel",
         },
         "model_type": MODEL_TYPE,
-        "dtype": dtype,
-        **config_to_hf(config, image_size),
+        "dtype": origin.dtype,
+        **config_to_hf(config, origin),
     }
 
 
@@ -143,50 +175,6 @@ def _processor_settings(image_size: int) -> dict[str, Any]:
     }
 
 
-def _model_card(
-    config: ViTConfig, dtype: str, image_size: int, training: Mapping[str, Any] | None
-) -> str:
-    card = f"""\
----
-library_name: transformers
-pipeline_tag: image-feature-extraction
-tags: [vision, video, codec]
----
-# Vision encoder trained by CodecViT
-
-A vision transformer with a 3-D rotary position code (t, h, w) that reads images, video frames and
-codec-selected patches. Width {config.width}, {config.depth} blocks, {config.num_heads} heads,
-patches of {config.patch} x {config.patch} pixels, weights in {dtype}. Parameter names,
-configuration and call are those of the published onevision-encoder (arXiv 2602.08683).
-
-```python
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
-
-model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained(FOLDER, trust_remote_code=True)
-with torch.no_grad():
-    out = model(**processor(Image.open("photo.jpg"), return_tensors="pt"))
-out.last_hidden_state  # [1, {(image_size // config.patch) ** 2}, {config.width}]
-out.pooler_output  # [1, {config.width}]
-```
-
-Video: `pixel_values` [B, 3, T, height, width] with `patch_positions` [B, tokens, 3] = (t, h, w),
-t spread over 64 slots. Selected patches:
-`codecvit.convert.torch_input(codecvit.pack_video("clip.mp4"))` makes the arguments of the model.
-`codecvit.load(FOLDER)` opens the same folder in JAX.
-"""
-    if training is not None:
-        settings = json.dumps(training, indent=2, sort_keys=True)
-        card += f"\n## Training configuration\n\n```json\n{settings}\n```\n"
-    return card
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
 def main(argv: list[str]) -> int:
     """The verb `codecvit export`."""
     parser = argparse.ArgumentParser(
@@ -197,22 +185,29 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="work directory of training (its newest checkpoint), WORKDIR/checkpoints/STEP, or a "
-        "Hugging Face folder",
+        help="work directory of training (its newest checkpoint), WORKDIR/checkpoints/STEP, what "
+        "`codecvit import` wrote, or a Hugging Face folder",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="an earlier export is replaced")
     parser.add_argument(
         "--dtype",
         choices=sorted(DTYPES),
-        default="float32",
-        help="of the weights (default float32)",
+        help="of the weights (default: that of an imported folder, else float32)",
     )
     parser.add_argument(
         "--image-size",
         type=int,
-        default=224,
         metavar="N",
-        help="side in pixels that the image processor makes (default 224)",
+        help="side in pixels that the image processor makes (default: that of an imported folder, "
+        "else 224)",
+    )
+    parser.add_argument(
+        "--shard-size",
+        metavar="SIZE",
+        help="cut the weights into files of at most this size, such as 5GB (default: one file)",
+    )
+    parser.add_argument(
+        "--onnx", action="store_true", help="also write model.onnx, in float32 (extras torch, onnx)"
     )
     parser.add_argument(
         "--ema", action="store_true", help="the moving average of the parameters (config.ema)"
@@ -223,13 +218,18 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     try:
         checkpoint = read_checkpoint(options.checkpoint, ema=options.ema)
+        origin = checkpoint.origin
         out = export(
             checkpoint.params,
             checkpoint.config,
             options.out,
-            dtype=options.dtype,
-            image_size=options.image_size,
+            dtype=options.dtype or origin.dtype,
+            image_size=origin.image_size if options.image_size is None else options.image_size,
+            rope_temporal_size=origin.rope_temporal_size,
+            shard_size=options.shard_size,
             training=checkpoint.training,
+            metrics=checkpoint.metrics,
+            onnx=options.onnx,
             overwrite=options.overwrite,
         )
     except ValueError as error:

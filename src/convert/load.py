@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 
 from ..models.config import ViTConfig
 from ..models.encoder import Encoder
+from .card import last_metrics
 from .names import from_hf
+from .weights import DTYPES, WEIGHTS, read_json, read_weights
 
 MODEL_TYPE = "onevision_encoder"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+IMPORTED = "imported"  # key of a checkpoint's metadata: the `Origin` of an imported one
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What an export needs and our encoder does not: taken over from the folder weights came from.
+
+    Attributes:
+      dtype: of the stored weights, a name of DTYPES.
+      image_size: side in pixels that the image processor makes.
+      rope_temporal_size: most frames of a plain video in PyTorch; None for any number.
+    """
+
+    dtype: str = "float32"
+    image_size: int = 224
+    rope_temporal_size: int | None = 64
 
 
 class Checkpoint(NamedTuple):
-    """An encoder as it was read: parameters, sizes and, of a training run, its configuration."""
+    """An encoder as it was read.
+
+    Attributes:
+      params: the parameter tree, float32.
+      config: sizes of the encoder.
+      training: the run's resolved configuration; None for what no run of ours trained.
+      metrics: the run's last ones and their step; empty where there is no metrics.jsonl.
+      origin: of a Hugging Face folder or an import of one; else the defaults.
+    """
 
     params: dict[str, Any]
     config: ViTConfig
-    training: dict[str, Any] | None
+    training: dict[str, Any] | None = None
+    metrics: Mapping[str, float] = MappingProxyType({})
+    origin: Origin = Origin()
 
 
 def load(path: str | Path, *, ema: bool = False) -> Encoder:
@@ -32,8 +58,8 @@ def load(path: str | Path, *, ema: bool = False) -> Encoder:
 
     Args:
       path: a work directory of training (its newest checkpoint), one checkpoint
-        WORKDIR/checkpoints/STEP, or a Hugging Face folder of this project or of the published
-        onevision-encoder.
+        WORKDIR/checkpoints/STEP or one that `codecvit import` wrote, or a Hugging Face folder of
+        this project or of the published onevision-encoder.
       ema: of a checkpoint, the moving average of the parameters (config.ema) instead of them.
 
     Returns:
@@ -53,8 +79,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
       path, ema: as for `load`.
 
     Returns:
-      float32 numpy parameters and the sizes of the encoder; the run's resolved configuration, None
-      for a Hugging Face folder.
+      Parameters, sizes and where they come from.
 
     Raises:
       ValueError: as for `load`.
@@ -62,22 +87,24 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is no folder: {_WANTED}")
-    settings = _read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    settings = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     if "model_type" in settings:
         if ema:
             raise ValueError(f"{path} is an exported folder: it holds no moving average")
-        config = config_from_hf(settings, path)
-        return Checkpoint(_read_weights(path, config), config, None)
+        return _read_folder(path, settings)
     if (path / "checkpoints").is_dir() or (path / "encoder").is_dir():
         # Imported here: an exported folder opens without Orbax.
-        from ..trainers.checkpoints import restore_params
+        from ..trainers.checkpoints import find_checkpoint, restore_params
         from ..trainers.config import model_config
 
         params, metadata = restore_params(path, ema=ema)
         config = model_config(metadata["config"]["model"])
         # How the run spread its work was a matter of its machine, not of the encoder.
         config = dataclasses.replace(config, remat="none", attention_impl="auto")
-        return Checkpoint(params, config, metadata["config"])
+        if IMPORTED in metadata:
+            return Checkpoint(params, config, origin=Origin(**metadata[IMPORTED]))
+        metrics = last_metrics(find_checkpoint(path))
+        return Checkpoint(params, config, metadata["config"], metrics)
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
     raise ValueError(f"{path} holds no encoder (found: {found}): {_WANTED}")
 
@@ -89,7 +116,7 @@ _WANTED = (
 )
 
 
-def config_to_hf(config: ViTConfig, image_size: int) -> dict[str, Any]:
+def config_to_hf(config: ViTConfig, origin: Origin) -> dict[str, Any]:
     """Our sizes under the field names of the published configuration."""
     return {
         "hidden_size": config.width,
@@ -97,7 +124,7 @@ def config_to_hf(config: ViTConfig, image_size: int) -> dict[str, Any]:
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
         "num_channels": 3,
-        "image_size": image_size,
+        "image_size": origin.image_size,
         "patch_size": config.patch,
         "hidden_act": "gelu",
         "layer_norm_eps": config.layer_norm_eps,
@@ -105,7 +132,7 @@ def config_to_hf(config: ViTConfig, image_size: int) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
         "rope_theta": config.rope_theta,
-        "rope_temporal_size": 64,
+        "rope_temporal_size": origin.rope_temporal_size,
         "use_head": True,
     }
 
@@ -154,62 +181,23 @@ def config_from_hf(settings: dict[str, Any], path: Path) -> ViTConfig:
     )
 
 
-def _read_weights(folder: Path, config: ViTConfig) -> dict[str, Any]:
-    if (folder / INDEX).is_file():
-        weight_map = _read_json(folder / INDEX)["weight_map"]
-        shards = sorted(set(weight_map.values()))
-        for shard in shards:
-            if Path(shard).name != shard:
-                raise ValueError(f"{folder / INDEX}: weight file {shard!r} is no plain file name")
-    elif (folder / WEIGHTS).is_file():
-        shards = [WEIGHTS]
-    else:
-        raise ValueError(f"{folder} has a config.json but neither {WEIGHTS} nor {INDEX}")
-    tensors: dict[str, np.ndarray] = {}
-    for shard in shards:
-        tensors |= read_safetensors(folder / shard)
+def _read_folder(folder: Path, settings: dict[str, Any]) -> Checkpoint:
+    config = config_from_hf(settings, folder)
+    tensors = read_weights(folder)
     try:
-        return from_hf(tensors, config)
+        params = from_hf(tensors, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
+    defaults = Origin()
+    origin = Origin(
+        _stored_dtype(tensors),
+        settings.get("image_size", defaults.image_size),
+        settings.get("rope_temporal_size", defaults.rope_temporal_size),
+    )
+    return Checkpoint(params, config, origin=origin)
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a file; bfloat16, which numpy does not know, as float32.
-
-    Raises:
-      ValueError: the file is missing, damaged, or holds a type that is no float.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
-    try:
-        entries = safetensors.deserialize(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
-    tensors = {}
-    for name, entry in entries:
-        if entry["dtype"] not in _FLOATS:
-            raise ValueError(
-                f"{path}: tensor {name!r} is {entry['dtype']}, not one of {[*_FLOATS]}"
-            )
-        data = np.frombuffer(entry["data"], _FLOATS[entry["dtype"]]).reshape(entry["shape"])
-        tensors[name] = _widen(data) if entry["dtype"] == "BF16" else data
-    return tensors
-
-
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-
-
-def _widen(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 bit patterns -> float32: they are its upper halves."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, found {type(content).__name__}")
-    return content
+def _stored_dtype(tensors: dict[str, np.ndarray]) -> str:
+    """The name of the one dtype of all tensors; float32, which holds the others, for a mixture."""
+    found = {tensor.dtype for tensor in tensors.values()}
+    return next((n for n, dtype in DTYPES.items() if found == {np.dtype(dtype)}), "float32")

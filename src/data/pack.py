@@ -48,9 +48,9 @@ class Packing(NamedTuple):
     """What a run of `pack` did.
 
     Attributes:
-      manifests: of the finished sets by mode, also of those that were there already. A mode without
-        any record is left out; its failures.jsonl tells why.
-      unfinished: modes whose other shards are left to other jobs.
+      manifests: of the finished sets by folder (their mode, if not told otherwise), also of those
+        that were there already. A set without any record is left out; its failures.jsonl tells why.
+      unfinished: sets whose other shards are left to other jobs.
       summary: counts the files that fall to this job.
     """
 
@@ -62,18 +62,19 @@ class Packing(NamedTuple):
 def pack(
     items: Sequence[Item],
     out: PathOrUrl,
-    options: PackOptions,
+    options: PackOptions | Mapping[str, PackOptions],
     *,
     jobs: JobOptions,
     per_shard: int = 4096,
     overwrite: bool = False,
 ) -> Packing:
-    """Packs items into OUT/<mode>/.
+    """Packs items into OUT/<mode>/, or into other folders.
 
     Args:
       items: as `list_items` gives them.
       out: folder or URL of the record sets.
-      options: what to make.
+      options: what to make; or, for sets that differ in more than their mode, what to make in each
+        folder of `out`: of videos alone, one mode each.
       jobs: how to go about it.
       per_shard: most files of a shard.
       overwrite: replace sets that were made of other files or with other options.
@@ -84,29 +85,32 @@ def pack(
     Raises:
       ValueError: a set of other files or options is in the way.
     """
-    sets, units, mine = [], [], []
-    for kind, modes in (("video", options.modes), ("image", ("image",))):
+    sets: dict[str, PartialSet] = {}
+    units, mine = [], []
+    by_kind = _wanted(options)
+    assert {item.kind for item in items} <= by_kind.keys(), "images go by the name of their mode"
+    for kind, wanted in by_kind.items():
         files = [item for item in items if item.kind == kind]
         plan = shard_plan(len(files), per_shard)
-        of_kind = []
-        for mode in modes if files else ():
-            description = options.describe(mode)
+        of_kind = {}
+        for name, of_set in wanted.items() if files else ():
+            description = of_set.describe(of_set.modes[0] if kind == "video" else "image")
             description["fingerprint"] = _fingerprint(description, files, per_shard)
-            folder = join(out, mode)
-            of_kind.append(PartialSet(folder, description, plan, jobs.shard, overwrite))
-        sets += of_kind
+            folder = join(out, name)
+            of_kind[name] = PartialSet(folder, description, plan, jobs.shard, overwrite)
+        sets |= of_kind
         for number in filter(jobs.shard.takes, range(len(plan))):
             of_shard = [files[place] for place in plan[number]]
-            wanted = [part_set for part_set in of_kind if number in part_set.todo]
+            lacking = {name: part for name, part in of_kind.items() if number in part.todo}
             mine += of_shard
-            if wanted:
-                units.append(_Unit(number, of_shard, wanted))
-    for part_set in sets:
+            if lacking:
+                units.append(_Unit(number, of_shard, lacking))
+    for part_set in sets.values():
         if part_set.manifest is not None:
             print(f"{part_set.folder}: packed already, nothing to do")
-    failed = _work(units, options, jobs)
+    failed = _work(units, by_kind, jobs)
 
-    for part_set in sets:
+    for part_set in sets.values():
         failed |= part_set.failed
     worked_on = {item.key for unit in units for item in unit.items}
     failures = sum(item.key in failed for item in mine)
@@ -114,11 +118,11 @@ def pack(
     summary = Summary(ok, len(mine) - ok - failures, failures)
 
     manifests, unfinished = {}, []
-    for part_set in sets:
-        if part_set.manifest is None:
-            _finish(part_set, unfinished)
+    for name, part_set in sets.items():
+        if part_set.manifest is None and not _finish(part_set):
+            unfinished.append(name)
         if part_set.manifest is not None:
-            manifests[part_set.mode] = part_set.manifest
+            manifests[name] = part_set.manifest
     return Packing(manifests, unfinished, summary)
 
 
@@ -170,18 +174,24 @@ class _Unit(NamedTuple):
 
     number: int
     items: list[Item]
-    sets: list[PartialSet]
+    sets: dict[str, PartialSet]
 
 
-def _work(units: Sequence[_Unit], options: PackOptions, jobs: JobOptions) -> set[str]:
+def _wanted(options: PackOptions | Mapping[str, PackOptions]) -> dict[str, dict[str, PackOptions]]:
+    """By kind of file the record sets to make, by folder."""
+    if not isinstance(options, PackOptions):
+        return {"video": dict(options)}
+    by_mode = {mode: dataclasses.replace(options, modes=(mode,)) for mode in options.modes}
+    return {"video": by_mode, "image": {"image": options}}
+
+
+def _work(
+    units: Sequence[_Unit], by_kind: Mapping[str, Mapping[str, PackOptions]], jobs: JobOptions
+) -> set[str]:
     """Packs all units; returns the keys of the files that failed."""
-    tasks = (
-        (tuple(part_set.mode for part_set in unit.sets), item)
-        for unit in units
-        for item in unit.items
-    )
+    tasks = ((tuple(unit.sets), item) for unit in units for item in unit.items)
     results = run_jobs(
-        functools.partial(_pack_task, options),
+        functools.partial(_pack_task, by_kind),
         tasks,
         workers=jobs.workers,
         runner=jobs.runner,
@@ -205,13 +215,11 @@ def _work(units: Sequence[_Unit], options: PackOptions, jobs: JobOptions) -> set
 
 
 def _pack_task(
-    options: PackOptions, task: tuple[tuple[str, ...], Item]
+    by_kind: Mapping[str, Mapping[str, PackOptions]], task: tuple[tuple[str, ...], Item]
 ) -> Mapping[str, Sequence[Packed]]:
-    """The records of one file in the modes that lack it."""
-    modes, item = task
-    if item.kind == "video":
-        options = dataclasses.replace(options, modes=modes)
-    return pack_item(options, item)
+    """The records of one file for the sets that lack it."""
+    names, item = task
+    return pack_item({name: by_kind[item.kind][name] for name in names}, item)
 
 
 def _pack_unit(
@@ -220,30 +228,34 @@ def _pack_unit(
     """Writes one shard of every set; returns its failures."""
     failures = []
     with contextlib.ExitStack() as stack:
-        writers = {s.mode: stack.enter_context(s.writer(unit.number)) for s in unit.sets}
+        writers = {
+            name: stack.enter_context(part_set.writer(unit.number))
+            for name, part_set in unit.sets.items()
+        }
         for (_, item), result in results:
             if isinstance(result, Failure):
                 failure = {"key": item.key, "source": item.source, **dataclasses.asdict(result)}
                 failures.append(failure)
-            for mode, writer in writers.items():
+            for name, writer in writers.items():
                 if isinstance(result, Failure):
                     writer.fail(failure)
                     continue
-                for packed in result[mode]:
+                for packed in result[name]:
                     writer.write(packed.data, packed.entry)
         for writer in writers.values():
             writer.close()
     return failures
 
 
-def _finish(part_set: PartialSet, unfinished: list[str]) -> None:
+def _finish(part_set: PartialSet) -> bool:
+    """Finishes a set if all of its shards are there; returns whether they are."""
     done = part_set.finish()
     if done < part_set.num_shards:
-        unfinished.append(part_set.mode)
         print(
             f"{part_set.folder}: {done} of {part_set.num_shards} shards are done; the job that "
             "does the last one finishes the set"
         )
+    return done == part_set.num_shards
 
 
 def _fingerprint(description: Mapping[str, Any], items: Sequence[Item], per_shard: int) -> str:

@@ -1,12 +1,13 @@
 """One file -> its records: a pure function of the file and the options.
 
-A video is decoded once for all modes.
+A video is decoded once for all record sets that see the same of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ class PackOptions:
       picture_side: images are kept as pictures; one whose short side has more pixels is scaled down
         to it.
       seed: of the drawn frames; None takes fixed frames, if there is one draw.
+      phase: of a video's samples and, in modes that choose frames, of the frames: another view of
+        the same clip, see `Sampling`.
+      cut_at: where the geometry "crop" cuts: likewise, see `View`.
     """
 
     modes: tuple[str, ...] = ("codec",)
@@ -58,6 +62,8 @@ class PackOptions:
     storage: Storage = dataclasses.field(default_factory=Storage)
     picture_side: int = 512
     seed: int | None = None
+    phase: float | None = None
+    cut_at: float = 0.5
 
     def __post_init__(self) -> None:
         for mode in self.modes:
@@ -78,7 +84,21 @@ class PackOptions:
 
     @property
     def view(self) -> View:
-        return View(self.geometry, self.size, self.patch)
+        return View(self.geometry, self.size, self.patch, self.cut_at)
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What `sample_clip` is called with: videos that agree in it are decoded once."""
+        return {
+            "num_frames": self.num_frames,
+            "size": self.size,
+            "patch": self.patch,
+            "geometry": self.geometry,
+            "sampling": self.sampling,
+            "config": self.selection,
+            "phase": self.phase,
+            "cut_at": self.cut_at,
+        }
 
     def draws_of(self, mode: str) -> int:
         """Records per file in a mode: the codec selection and an image have nothing to draw."""
@@ -105,6 +125,11 @@ class PackOptions:
             fields["num_frames"] = self.num_frames
             fields["sampling"] = self.sampling
             fields["geometry"] = self.geometry
+            # Left out by default, so that sets that were packed before there were views are known.
+            if self.phase is not None:
+                fields["phase"] = self.phase
+            if self.cut_at != 0.5:
+                fields["cut_at"] = self.cut_at
         if mode == "codec":
             fields["selection"] = dataclasses.asdict(self.selection)
         if mode in ("frames", "collage"):
@@ -122,46 +147,33 @@ class Packed:
     entry: dict[str, Any]
 
 
-def pack_item(options: PackOptions, item: Item) -> dict[str, list[Packed]]:
-    """All records of one file, by mode.
+def pack_item(wanted: Mapping[str, PackOptions], item: Item) -> dict[str, list[Packed]]:
+    """All records of one file, for each of several record sets.
 
     Args:
-      options: what to make.
+      wanted: what to make, by the name of the set; of a video one mode each.
       item: the file.
 
     Returns:
-      Per mode `draws_of(mode)` records, or one per group with the policy "groups".
+      By name of the set `draws_of(mode)` records, or one per group with the policy "groups".
 
     Raises:
       MediaError: the file is missing, damaged beyond use, or without pictures.
     """
+    packed = {}
     with local_file(item) as path:
         try:
             if item.kind == "image":
-                return {"image": [_pack_image(options, item, path)]}
-            clip = sample_clip(
-                path,
-                options.num_frames,
-                options.size,
-                options.patch,
-                item.start,
-                item.end,
-                geometry=options.geometry,
-                sampling=options.sampling,
-                config=options.selection,
-            )
+                return {name: [_pack_image(wanted[name], item, path)] for name in wanted}
+            for name, options in wanted.items():
+                if name in packed:
+                    continue
+                alike = {n: o for n, o in wanted.items() if o.decoding == options.decoding}
+                clip = sample_clip(path, start=item.start, end=item.end, **options.decoding)
+                packed |= _clip_records(alike, item, clip)
         except MediaError as error:
             raise MediaError(item.source, error.reason) from error
-    if options.selection.policy == "groups":
-        return {"codec": _group_records(options, item, clip)}
-    described = descriptor(clip)
-    return {
-        mode: [
-            _pack_clip(options, item, clip, described, mode, draw)
-            for draw in range(options.draws_of(mode))
-        ]
-        for mode in options.modes
-    }
+    return packed
 
 
 def draw_seed(seed: int, key: str, draw: int) -> int:
@@ -170,11 +182,31 @@ def draw_seed(seed: int, key: str, draw: int) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
+def _clip_records(
+    wanted: Mapping[str, PackOptions], item: Item, clip: Clip
+) -> dict[str, list[Packed]]:
+    """Records of one decoded clip for all sets that are made of it."""
+    described = None
+    packed = {}
+    for name, options in wanted.items():
+        if options.selection.policy == "groups":
+            packed[name] = _group_records(options, item, clip)
+            continue
+        if described is None:
+            described = descriptor(clip)
+        (mode,) = options.modes
+        packed[name] = [
+            _pack_clip(options, item, clip, described, mode, draw)
+            for draw in range(options.draws_of(mode))
+        ]
+    return packed
+
+
 def _pack_clip(
     options: PackOptions, item: Item, clip: Clip, described: np.ndarray, mode: str, draw: int
 ) -> Packed:
     seed = None if options.seed is None else draw_seed(options.seed, item.key, draw)
-    (sequence,) = select(clip, mode, options.budget, seed)
+    (sequence,) = select(clip, mode, options.budget, seed, options.phase)
     key = item.key if options.draws_of(mode) == 1 else f"{item.key}#{draw}"
     return _packed_clip(options, item, clip, described, mode, sequence, key)
 

@@ -40,14 +40,13 @@ class PartialSet:
 
     Args:
       folder: folder or URL of the set.
-      description: what the manifest will say besides counts, with `mode` and `fingerprint`.
+      description: what the manifest will say besides counts, with `fingerprint`.
       plan: per shard the places of the files that it covers.
       job: which shards fall to this job.
       overwrite: replace a finished set of other files or options.
 
     Attributes:
       folder: as given.
-      mode: its mode.
       manifest: the manifest of the finished set, or None.
       num_shards: number of its shards.
       todo: shards of this job that are still to be made.
@@ -66,7 +65,6 @@ class PartialSet:
         overwrite: bool = False,
     ) -> None:
         self.folder = folder
-        self.mode: str = description["mode"]
         self._description = description
         self.num_shards = len(plan)
         self.manifest = self._finished(overwrite)

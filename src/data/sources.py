@@ -105,7 +105,7 @@ def list_items(inputs: Sequence[PathOrUrl], class_folders: bool = False) -> list
             name = PurePosixPath(name).name if is_folder(path) else PurePosixPath(name).stem
             found = [_renamed(item, f"{name}/{item.key}") for item in found]
         items += found
-    items = [_renamed(item, _clean(item.key)) for item in items]
+    items = [_renamed(item, clean_key(item.key)) for item in items]
     items.sort(key=lambda item: (item.key, item.source, item.start or 0, item.end or 0))
     return sorted(_numbered(items), key=lambda item: item.key)
 
@@ -279,7 +279,7 @@ def _seconds(text: str, where: str) -> float | None:
         raise ValueError(f"{where}: {text!r} is no number of seconds") from None
 
 
-def _clean(key: str) -> str:
+def clean_key(key: str) -> str:
     """Keys hold letters, digits and a few signs, so that they survive in any file name or table."""
     return re.sub(r"[^A-Za-z0-9._@/-]+", "_", key).strip("/")
 

@@ -12,6 +12,7 @@ import jax
 
 from .attention import IMPLEMENTATIONS
 from .rope import axis_frequencies
+from .splash import RESIDUALS
 
 SIZES = {
     "Ti": {"width": 192, "depth": 12, "num_heads": 3, "mlp_dim": 768},
@@ -30,14 +31,17 @@ def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:
 
 
 REMAT = {
-    "none": _keep_products,
+    "none": jax.checkpoint_policies.save_from_both_policies(
+        _keep_products, jax.checkpoint_policies.save_only_these_names(RESIDUALS)
+    ),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """What a block keeps for the backward pass; the rest is computed again.
 
-none: every product. Only elementwise functions are repeated: that takes less time than to write and
-read what they would keep, about two thirds of a block's memory.
+none: every product, and what a fused attention needs to go back. Only elementwise functions are
+repeated: that takes less time than to write and read what they would keep, about two thirds of a
+block's memory.
 dots: the outputs of linear layers; attention is repeated.
 full: the block's input."""
 

@@ -14,6 +14,9 @@ from jax.sharding import PartitionSpec
 LANES = 128
 """The kernel takes rows of a multiple of so many tokens."""
 
+RESIDUALS = "splash_residuals"
+"""Name under which a recomputation policy may keep the kernel's output and its log-sum-exp."""
+
 # Larger blocks keep the matrix unit busier and read keys and values less often; 512 x 512 float32
 # scores are 1 MiB, which leaves room in the 16 MiB of a core's vector memory. Rows that it does not
 # divide take the next smaller size.
@@ -91,6 +94,7 @@ def _run(
         masks.MultiHeadMask([masks.FullMask((L, L)) for _ in range(H)]),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=RESIDUALS,
         interpret=interpret,
         block_sizes=kernels.BlockSizes(
             block_q=block,

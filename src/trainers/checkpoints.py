@@ -193,6 +193,20 @@ def restore_params(path: str | Path, *, ema: bool = False) -> tuple[dict[str, An
     return ocp.load_checkpointables(folder, {tree: abstract})[tree], dict(saved.custom_metadata)
 
 
+def save_params(path: str | Path, params: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Writes an encoder as a checkpoint without heads, optimiser and counters.
+
+    Args:
+      path: its folder, which must not exist; it appears whole.
+      params: the encoder's parameter tree.
+      metadata: JSON values; `metadata["config"]["model"]` is the encoder's configuration.
+    """
+    arrays = {"encoder": len(jax.tree.leaves(params))}
+    ocp.save_checkpointables(
+        Path(path).absolute(), {"encoder": params}, custom_metadata={**metadata, "arrays": arrays}
+    )
+
+
 def head_centres(path: str | Path, head: str) -> np.ndarray:
     """The class centres of a head, float32 [C, D], padding rows included.
 
@@ -202,11 +216,12 @@ def head_centres(path: str | Path, head: str) -> np.ndarray:
     folder = find_checkpoint(path)
     saved = _read_metadata(folder)
     key = f"params/heads/{head}/centres"
-    if key not in saved.metadata["train"]:
-        names = [name.split("/") for name in saved.metadata["train"]]
+    train = saved.metadata.get("train", {})  # an imported checkpoint has none
+    if key not in train:
+        names = [name.split("/") for name in train]
         heads = sorted({name[2] for name in names if name[:2] == ["params", "heads"]})
-        raise ValueError(f"{folder} has no head {head!r}; it has {', '.join(heads)}")
-    leaf = saved.metadata["train"][key]
+        raise ValueError(f"{folder} has no head {head!r}; it has {', '.join(heads) or 'none'}")
+    leaf = train[key]
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
@@ -236,7 +251,8 @@ def initialise(config: InitConfig, state: dict[str, Any]) -> dict[str, Any]:
     have = {tree: saved.metadata[tree]}
     if heads:
         wanted["train"] = heads
-        have["train"] = {key: leaf for key, leaf in saved.metadata["train"].items() if key in heads}
+        train = saved.metadata.get("train", {})  # an imported checkpoint has none
+        have["train"] = {key: leaf for key, leaf in train.items() if key in heads}
     _require_same(wanted, have, folder)
     context = ocp.Context()
     context.pytree.loading.partial_load = True

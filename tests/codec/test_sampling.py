@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,26 @@ def test_start_and_end_bound_the_samples():
     ids = _ids(seconds, 5, start=2.0, end=4.0)
     assert seconds[ids].tolist() == [2.0, 2.4, 2.9, 3.4, 3.9]  # end is excluded
     assert len(_ids(seconds, 5, start=10.0)) == 0
+
+
+@given(st.integers(1, 500), st.integers(1, 64), st.sampled_from([0, 0.25, 1 / 3, 0.5, 5 / 6]))
+def test_a_phase_takes_one_frame_of_each_of_equal_stretches(frames, wanted, phase):
+    ids = _ids(np.arange(frames) / 25, wanted, phase=phase)
+    count = min(frames, wanted)
+    assert len(ids) == count
+    shares = ids * count / frames - np.arange(count)  # place of each in its stretch
+    assert (shares <= phase + 1e-9).all()
+    assert (shares > phase - count / frames - 1e-9).all()
+
+
+def test_phases_interleave():
+    seconds = np.arange(100) / 10
+    assert _ids(seconds, 4, phase=0).tolist() == [0, 25, 50, 75]
+    assert _ids(seconds, 4, phase=0.5).tolist() == [12, 37, 62, 87]
+    assert _ids(seconds, 4, "time", phase=0.5).tolist() == [12, 37, 62, 87]
+    assert _ids(seconds, 4, phase=0.5, start=2.0, end=4.0).tolist() == [22, 27, 32, 37]
+    with pytest.raises(ValueError, match="phase = 1 must be None or a share"):
+        Sampling(4, phase=1)
 
 
 def test_by_time_spaces_samples_evenly_where_the_rate_varies():

@@ -103,6 +103,13 @@ def test_one_frame_of_each_equal_bin(samples, count, seed):
         assert j * samples // kept <= frame < (j + 1) * samples // kept
 
 
+def test_a_phase_moves_the_frames_within_their_bins(clip):
+    slots = slot_times(20)
+    for phase, taken in ((0, [0, 5, 10, 15]), (None, [2, 7, 12, 17]), (0.8, [4, 9, 14, 19])):
+        frames = select(clip, "frames", 4 * 64, phase=phase)
+        assert np.unique(frames.positions[:, 0]).tolist() == slots[taken].tolist()
+
+
 def test_seed_draws_frames_but_no_codec_patches(clip):
     draws = [select(clip, "frames", 3 * 64, seed) for seed in range(8)]
     assert len({d.positions.tobytes() for d in draws}) > 3

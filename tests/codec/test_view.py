@@ -71,6 +71,20 @@ def _stripes():
     return frames
 
 
+def test_a_crop_is_cut_at_the_place_that_is_asked_for(tmp_path, write_video):
+    path = write_video(tmp_path / "a.mp4", _stripes())
+    for third, cut_at in enumerate((0, 0.5, 1)):
+        rgb = sample_clip(path, size=48, patch=16, cut_at=cut_at).rgb()
+        assert (rgb[:, 4:-4, 4:-4].argmax(axis=-1) == third).all()
+    upright = write_video(tmp_path / "b.mp4", _stripes().swapaxes(1, 2))
+    rgb = sample_clip(upright, size=48, patch=16, cut_at=1).rgb()
+    assert (rgb[:, 4:-4, 4:-4].argmax(axis=-1) == 2).all()
+    with pytest.raises(ValueError, match="cut_at = 1.5 must lie in 0..1"):
+        sample_clip(path, cut_at=1.5)
+    with pytest.raises(ValueError, match="be 0.5 unless geometry = 'crop'"):
+        sample_clip(path, geometry="fit", cut_at=0)
+
+
 def test_square_letterboxes_in_black(tmp_path, write_video):
     path = write_video(tmp_path / "a.mp4", _stripes())
     clip = sample_clip(path, size=96, patch=16, geometry="square")

@@ -94,19 +94,19 @@ def make_sequence():
     return random_sequence
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torch_model():
     """(config, params, attention="sdpa") -> the PyTorch model with these weights."""
     import torch
 
     from codecvit.convert.hf.configuration_onevision_encoder import OneVisionEncoderConfig
     from codecvit.convert.hf.modeling_onevision_encoder import OneVisionEncoderModel
-    from codecvit.convert.load import config_to_hf
+    from codecvit.convert.load import Origin, config_to_hf
     from codecvit.convert.names import to_hf
 
     def build(config, params, attention="sdpa"):
         settings = OneVisionEncoderConfig(
-            **config_to_hf(config, 224), attn_implementation=attention
+            **config_to_hf(config, Origin()), attn_implementation=attention
         )
         model = OneVisionEncoderModel(settings)
         tensors = {name: torch.from_numpy(t.copy()) for name, t in to_hf(params, config).items()}

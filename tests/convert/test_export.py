@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 import codecvit
 from codecvit.convert import torch_input
 from codecvit.convert.export import FILES, export, main
-from codecvit.convert.load import load, read_checkpoint, read_safetensors
+from codecvit.convert.load import load, read_checkpoint
 from codecvit.convert.names import to_hf
+from codecvit.convert.weights import read_safetensors
 
 
 def open_model(folder, **options):
@@ -189,6 +190,36 @@ def test_folder_holds_these_files_and_a_card(small, tmp_path):
     )
 
 
+def test_the_card_of_a_run_says_what_it_saw_and_reached(small, tmp_path):
+    """From the work directory: metrics up to the checkpoint's step, counts of its record sets."""
+    from codecvit.trainers.checkpoints import save_params
+
+    records = tmp_path / "packed" / "codec"
+    records.mkdir(parents=True)
+    manifest = {"mode": "codec", "records": 1234, "tokens": {"sum": 56789}}
+    (records / "manifest.json").write_text(json.dumps(manifest))
+    source = {"records": f"{records}+{tmp_path / 'gone'}", "batch_size": 8}
+    config = {"model": dataclasses.asdict(small[0]), "sources": {"video": source}}
+    save_params(tmp_path / "run" / "checkpoints" / "20", small[1], {"config": config})
+    rows = [
+        {"step": 10, "time": 1.0, "train/loss": 3.0, "probe/digit/knn_top1": 0.25},
+        {"step": 20, "time": 2.0, "train/loss": 1.5, "train/bad": float("nan"), "perf/mfu": 0.5},
+        {"step": 30, "time": 3.0, "train/loss": 0.5},
+    ]
+    lines = [json.dumps(row) for row in rows] + ['{"step": 40, "tr']
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines))
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Trained by CodecViT" in card
+    assert "## Metrics at step 20\n" in card
+    assert "| train/loss | 1.5 |" in card
+    assert "| probe/digit/knn_top1 | 0.25 |" in card
+    assert "train/bad |" not in card and "perf/mfu" not in card
+    assert "| video | codec | codec | 1,234 | 56,789 |" in card
+    assert "| gone |" not in card
+    assert '"batch_size": 8' in card
+
+
 def test_an_earlier_export_is_replaced_and_another_folder_is_not(small, tmp_path):
     config, params = small
     out = export(params, config, tmp_path / "out")
@@ -223,7 +254,7 @@ def test_a_failed_export_leaves_nothing(small, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "float16"}, "dtype = 'float16'"),
+        ({"dtype": "int8"}, "dtype = 'int8'"),
         ({"image_size": 100}, "image_size = 100.*patch side 14"),
         ({"image_size": 0}, "image_size = 0"),
     ],

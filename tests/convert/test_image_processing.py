@@ -1,11 +1,12 @@
 """The image processor shows the exported model what `pack_image` shows ours."""
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from codecvit import pack_image
+from codecvit import pack_image, pack_video
 from codecvit.convert import inputs
 from codecvit.convert.hf import image_processing_onevision_encoder as processing
 from codecvit.models import vit
@@ -28,16 +29,85 @@ def levels(pixel_values):
     return (pixels * np.array(vit.IMAGE_STD) + np.array(vit.IMAGE_MEAN)) * 255
 
 
+def square(sequence, side):
+    """The first frame of a sequence of whole frames, [side, side, 3]."""
+    grid = side // 14
+    tiles = sequence.patches[: grid**2].reshape(grid, grid, 14, 14, 3)
+    return tiles.swapaxes(1, 2).reshape(side, side, 3).astype(float)
+
+
+def processed(image, side):
+    size = {"height": side, "width": side}
+    processor = Processor(size={"shortest_edge": side}, crop_size=size)
+    out = processor(image, return_tensors="np")["pixel_values"]
+    assert out.shape == (1, 3, side, side)
+    assert out.dtype == np.float32
+    return levels(out[0])
+
+
+def require_pixels_of_pack_image(path):
+    sequence = pack_image(path, size=112, patch=14)
+    assert abs(processed(Image.open(path), 112) - square(sequence, 112)).max() < 1
+
+
 @pytest.mark.parametrize("size", [(301, 227), (227, 301), (224, 224), (100, 333), (640, 97)])
 def test_same_pixels_as_pack_image(tmp_path, size):
     photo(*size).save(tmp_path / "photo.png")
-    sequence = pack_image(tmp_path / "photo.png", size=112, patch=14)
-    packed = sequence.patches.reshape(8, 8, 14, 14, 3).transpose(0, 2, 1, 3, 4)
-    processor = Processor(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112})
-    out = processor(Image.open(tmp_path / "photo.png"), return_tensors="np")["pixel_values"]
-    assert out.shape == (1, 3, 112, 112)
-    assert out.dtype == np.float32
-    assert abs(levels(out[0]) - packed.reshape(112, 112, 3)).max() < 1
+    require_pixels_of_pack_image(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK", "I;16"])
+def test_same_pixels_in_every_mode(tmp_path, mode):
+    image = photo(150, 130)
+    if mode == "I;16":
+        grey = np.asarray(image.convert("L"), np.uint16)
+        image = Image.fromarray(grey * 257)
+    else:
+        image = image.convert(mode)
+    path = tmp_path / f"photo.{'tif' if mode == 'CMYK' else 'png'}"
+    image.save(path)
+    assert Image.open(path).mode == mode
+    require_pixels_of_pack_image(path)
+
+
+def test_a_photo_taken_upright_stays_upright(tmp_path):
+    """The camera's EXIF tag turns it, as `pack_image` does."""
+    image = photo(160, 120)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    require_pixels_of_pack_image(tmp_path / "turned.jpg")
+    turned = processed(Image.open(tmp_path / "turned.jpg"), 112)
+    plain = processed(Image.fromarray(np.asarray(Image.open(tmp_path / "turned.jpg"))), 112)
+    assert abs(turned - np.rot90(plain, -1)).mean() < 2
+    assert abs(turned - plain).mean() > 10
+
+
+CLIPS = (
+    "bikes_h264_640x272.mp4",
+    "av1_640x360.mkv",
+    "cockatoo_h264_yuv444_1280x720.mp4",
+    "portrait_beach_h264_360x640.mp4",
+)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_frames_of_videos_are_close_to_the_codec_s(media, clip):
+    """`pack_video` scales planes of luma and chroma by swscale, the processor RGB by Pillow.
+
+    docs/export.md states the difference; a shift by one pixel would be several times as large.
+    """
+    packed = square(pack_video(media / clip, mode="frames", num_frames=2, budget=512), 224)
+    with av.open(str(media / clip)) as container:
+        frame = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    out = processed(Image.fromarray(frame), 224)
+    difference = abs(out - packed)
+    psnr = 10 * np.log10(255**2 / (difference**2).mean())
+    print(f"{clip}: mean {difference.mean():.2f} levels, {psnr:.1f} dB")
+    assert difference.mean() < 2
+    assert psnr > 39
+    shifted = abs(out[:, 1:] - packed[:, :-1])
+    assert shifted.mean() > 2 * difference.mean()
 
 
 def test_constants_are_the_model_s():

@@ -32,9 +32,35 @@ def test_frames_and_indices_give_the_same_embedding(small, torch_model, make_seq
     torch.testing.assert_close(a.pooler_output, b.pooler_output, rtol=0, atol=1e-5)
 
 
+def test_unequal_lengths_are_padded_and_masked(make_sequence):
+    short, long = make_sequence(0, length=3, patch=3), make_sequence(1, length=5, patch=3)
+    arguments = torch_input([short, long])
+    np.testing.assert_array_equal(arguments["attention_mask"], [[1, 1, 1, 0, 0], [1] * 5])
+    assert not arguments["pixel_values"][0, :, :, 9:].any()
+    assert not arguments["patch_positions"][0, 3:].any()
+    alone = torch_input(short)
+    assert "attention_mask" not in alone
+    assert torch.equal(arguments["pixel_values"][0, :, :, :9], alone["pixel_values"][0])
+
+
+def test_packed_patches_follow_each_other(make_sequence):
+    short, long = make_sequence(0, length=3, patch=3), make_sequence(1, length=5, patch=3)
+    arguments = torch_input([short, long], packed=True)
+    assert arguments["pixel_values"].shape == (8, 27)
+    assert arguments["lengths"].tolist() == [3, 5]
+    np.testing.assert_array_equal(arguments["patch_positions"][3:], long.positions)
+    level = long.patches[1, 2, 0, 1]  # patch 1, row 2, column 0, green
+    found = arguments["pixel_values"][4].reshape(3, 3, 3)[2, 0, 1]
+    assert abs(float(found) - (level / 255 - 0.4578275) / 0.26130258) < 1e-5
+
+
 def test_what_does_not_fit_is_named(make_sequence):
-    with pytest.raises(ValueError, match=r"equal length.*\(5, 14\), \(6, 14\)"):
-        torch_input([make_sequence(0, length=5), make_sequence(0, length=6)])
+    with pytest.raises(ValueError, match=r"one patch side, got sides \[.*16"):
+        torch_input([make_sequence(0, length=5), make_sequence(0, length=5, patch=16)])
+    with pytest.raises(ValueError, match=r"on a grid must be of one length, got \[5, 6\]"):
+        torch_input([make_sequence(0, length=5), make_sequence(0, length=6)], grid=(1, 1))
+    with pytest.raises(ValueError, match="drop one of packed and grid"):
+        torch_input(make_sequence(0, length=5), grid=(1, 1), packed=True)
     with pytest.raises(ValueError, match="one or more"):
         torch_input([])
     with pytest.raises(ValueError, match="5 patches does not fill frames of 2 x 2"):

@@ -11,6 +11,7 @@ import pytest
 from codecvit.codec.clip import sample_clip
 from codecvit.codec.config import SelectionConfig
 from codecvit.codec.pack import pack_groups, pack_video
+from codecvit.data import packing
 from codecvit.data.packing import PackOptions, pack_item
 from codecvit.data.record import Storage, decode_record
 from codecvit.data.sources import list_items
@@ -38,7 +39,7 @@ def clip_path(tmp_path_factory):
 def _records(path, **options):
     options = {"size": 56, "budget": 40, "storage": Storage("raw"), **options}
     (item,) = list_items([path])
-    (packed,) = pack_item(PackOptions(**options), item).values()
+    (packed,) = pack_item({"set": PackOptions(**options)}, item).values()
     return [(decode_record(p.data), p.entry) for p in packed]
 
 
@@ -120,3 +121,28 @@ def test_packing_warns_of_wide_gaps(clip_path, tmp_path, capsys):
     near = ["--num-frames", "4", "--set", "pair_dt=0.2"]
     assert main([*common, "--out", str(tmp_path / "near"), *near]) == 0
     assert "warning" not in capsys.readouterr().out
+
+
+def test_sets_of_one_file_are_what_each_alone_is(clip_path, monkeypatch):
+    """Several budgets and views from as few decodes as they need."""
+    (item,) = list_items([clip_path])
+    small = {"size": 32, "patch": 16, "num_frames": 8}
+    wanted = {
+        "codec8": PackOptions(modes=("codec",), budget=8, **small),
+        "codec12": PackOptions(modes=("codec",), budget=12, **small),
+        "frames2": PackOptions(modes=("frames",), budget=8, **small),
+        "shifted": PackOptions(modes=("frames",), budget=8, phase=0.0, **small),
+        "left": PackOptions(modes=("codec",), budget=8, cut_at=0.0, **small),
+    }
+    decodes = []
+
+    def counted(*args, **options):
+        decodes.append(options)
+        return sample_clip(*args, **options)
+
+    monkeypatch.setattr(packing, "sample_clip", counted)
+    together = pack_item(wanted, item)
+    assert len(decodes) == 3
+    alone = {name: pack_item({name: options}, item)[name] for name, options in wanted.items()}
+    assert together == alone
+    assert len({packed.data for (packed,) in together.values()}) == 5

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import AxisType
 
-from codecvit.models.attention import attention
+from codecvit.models import ViT, ViTConfig
+from codecvit.models.attention import IMPLEMENTATIONS, attention
 from codecvit.models.splash import splash
 
 B, H, K = 2, 2, 64
@@ -27,8 +32,13 @@ def masks(kind, L):
     return lengths, (segments if kind in ("segments", "both") else None)
 
 
-@pytest.mark.parametrize("L", [128, 384])
-@pytest.mark.parametrize("kind", ["none", "lengths", "segments", "both"])
+# Blocks of 128 once and several times; then the rows of the configs: 256 tokens of a 224-pixel
+# image (one block of 256) and 1,024 of a 448-pixel one (two of 512, as four at 2,048).
+@pytest.mark.parametrize(
+    ("kind", "L"),
+    [(kind, L) for L in (128, 384) for kind in ("none", "lengths", "segments", "both")]
+    + [("lengths", 256), ("both", 1024)],
+)
 def test_equals_xla_forward_and_backward(kind, L):
     *qkv, g = inputs(L)
     lengths, segments = masks(kind, L)
@@ -67,9 +77,54 @@ def test_a_mesh_splits_rows_and_heads_without_changing_them():
     assert f"tensor<1x128x1x{K}xf32>" in text  # a device sees its own row and head only
 
 
-def test_equals_xla_at_the_rows_of_the_configs():
-    """256 tokens of a 224-pixel image and a full block of 512, forward."""
-    for L in (256, 1024):
-        q, k, v, _ = inputs(L)
-        got = splash(q, k, v, None, None, interpret=True)
-        np.testing.assert_allclose(got, attention(q, k, v, impl="xla"), atol=5e-6)
+@pytest.mark.parametrize("mesh", [False, True])
+@pytest.mark.parametrize(("remat", "kernels"), [("none", 3), ("dots", 4), ("full", 4)])
+def test_remat_none_does_not_repeat_the_kernel(monkeypatch, remat, kernels, mesh):
+    """A gradient runs the kernels forward, dq and dkv; one more where attention is repeated."""
+    interpreted = functools.partial(splash, interpret=True)
+    monkeypatch.setitem(IMPLEMENTATIONS, "splash", interpreted)
+    vit = ViT(
+        ViTConfig(
+            width=64,
+            depth=2,
+            num_heads=1,
+            mlp_dim=64,
+            patch=2,
+            remat=remat,
+            attention_impl="splash",
+        )
+    )
+    rows = (
+        jnp.zeros((2, 128, 12), jnp.uint8),
+        jnp.zeros((2, 128, 3), jnp.int32),
+        jnp.array([128, 5]),
+    )
+    shapes = jax.eval_shape(vit.init, jax.random.key(0), *rows)
+
+    def gradient(variables):
+        return jax.grad(lambda v: vit.apply(v, *rows)["pooled"].sum())(variables)
+
+    devices = jax.make_mesh((2,), ("fsdp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    with jax.set_mesh(devices) if mesh else contextlib.nullcontext():
+        jaxpr = jax.make_jaxpr(gradient)(shapes).jaxpr
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    assert count_kernels(used) == kernels
+
+
+def count_kernels(jaxpr):
+    """Pallas calls of a program, each loop's body counted once."""
+    found = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "pallas_call":
+            found += 1
+        else:
+            found += sum(count_kernels(inner) for inner in inner_jaxprs(eqn.params))
+    return found
+
+
+def inner_jaxprs(params):
+    for value in params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield inner

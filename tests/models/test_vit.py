@@ -12,6 +12,7 @@ import reference
 from flax import traverse_util
 
 from codecvit.models import ViT, ViTConfig
+from codecvit.models.config import REMAT
 
 SMALL = ViTConfig(width=64, depth=2, num_heads=2, mlp_dim=96, patch=4)
 L = 24
@@ -170,10 +171,11 @@ def plain_loss(params):
 
 
 @pytest.mark.parametrize(
-    "options", [{"scan": False}, {"remat": "dots"}, {"scan": False, "remat": "full"}], ids=str
+    ("scan", "remat"),
+    [(s, r) for s in (True, False) for r in REMAT if (s, r) != (SMALL.scan, SMALL.remat)],
 )
-def test_scan_and_remat_change_no_number(params, plain_loss, options):
-    got, grads = run_loss(dataclasses.replace(SMALL, **options), params)
+def test_scan_and_remat_change_no_number(params, plain_loss, scan, remat):
+    got, grads = run_loss(dataclasses.replace(SMALL, scan=scan, remat=remat), params)
     np.testing.assert_allclose(got, plain_loss[0], rtol=1e-6)
     assert_trees_close(grads, plain_loss[1], 1e-5)
 

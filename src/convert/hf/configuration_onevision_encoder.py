@@ -14,7 +14,7 @@ from transformers.configuration_utils import PretrainedConfig
 # model class by the configuration class: of two exports loaded in one process with equal
 # configuration files, the second would silently run the first one's modelling code. This constant
 # makes the files differ whenever the modelling code does. docs/export.md has the command for it.
-MODELING_VERSION = "6c270ff6d66b"
+MODELING_VERSION = "bd65ef3ca57a"
 
 
 class OneVisionEncoderConfig(PretrainedConfig):

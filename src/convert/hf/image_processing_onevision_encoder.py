@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -115,9 +115,13 @@ class OneVisionEncoderImageProcessor(BaseImageProcessor):
 
 
 def _as_images(images: Any) -> list[Image.Image]:
-    """Any accepted input as a flat list of RGB images."""
+    """Any accepted input as a flat list of RGB images, upright as a camera's EXIF tag says."""
     if isinstance(images, Image.Image):
-        return [images.convert("RGB")]
+        image = ImageOps.exif_transpose(images)
+        if image.mode.startswith("I;16"):
+            # Pillow would cut 16-bit grey at 255, which is white nearly everywhere.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return [image.convert("RGB")]
     if isinstance(images, list | tuple):
         return [image for item in images for image in _as_images(item)]
     array = np.asarray(images)

@@ -1,0 +1,54 @@
+"""The benchmarks that train on made clips run from an empty folder to their tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--clips", "40", "24", "--seeds", "1"]
+
+
+def run(script, *arguments):
+    command = [sys.executable, ROOT / "benchmarks" / script, *arguments]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_cells_of_codec_vs_frames(tmp_path):
+    arguments = ["--out", tmp_path, "--cells", 2, "--budgets", 128, "--steps", 6, *TINY]
+    printed = run("codec_vs_frames.py", *arguments)
+    cells = json.loads((tmp_path / "selection.json").read_text())
+    assert [cell["row"] for cell in cells] == ["codec (default)", "uniform frames"]
+    for cell in cells:
+        for found in cell["scores"].values():
+            assert 0 <= found["untrained"] <= 1 and 0 <= found["trained"] <= 1
+    # Same clips and labels for both rows, other patches.
+    records = tmp_path / "seed1" / "records"
+    labels = [
+        records / f"{row}-128/train/{mode}/labels/clusters.npy"
+        for row, mode in (("codec", "codec"), ("frames", "frames"))
+    ]
+    assert labels[0].read_bytes() == labels[1].read_bytes()
+    # The difference of the table is that of its own columns.
+    score = "digit, linear"
+    ahead = cells[0]["scores"][score]["trained"] - cells[1]["scores"][score]["trained"]
+    block = printed.split(f"| {score} |")[1]
+    assert f"*codec (default) minus uniform frames* | {ahead:+.1%} |" in block
+    assert (tmp_path / "selection.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_small_ladder(tmp_path):
+    printed = run(
+        "ladder.py", "--out", tmp_path, "--sizes", "Ti", "--depth", 1, "--steps", 6, *TINY
+    )
+    high, low_to_high = json.loads((tmp_path / "ladder.json").read_text())
+    assert (
+        low_to_high["steps"][0] > 3 * low_to_high["steps"][1]
+    )  # cheap steps, for half the compute
+    assert low_to_high["tflops"] == pytest.approx(high["tflops"], rel=0.1)
+    assert printed.count("| Ti |") == 2
