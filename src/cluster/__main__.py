@@ -85,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument(
         "--features",
         metavar="FILE",
-        help="NAME.npy with NAME.keys.txt beside it (a record key per line), or a .parquet with "
-        "the columns key and feature",
+        help="NAME.npy with NAME.keys.txt beside it (a record key per line), a .parquet with the "
+        "columns key and feature, or what `codecvit embed` wrote",
     )
     features.add_argument(
         "--part", choices=tuple(SIZES), help="cluster one part of the descriptors alone"

@@ -5,6 +5,7 @@ The only way in which another model may supervise ours. Shapes: N records, D fea
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def read_features(path: str | Path, record_set: RecordSet) -> Features:
 
     Args:
       path: NAME.npy, float [rows, D], with NAME.keys.txt beside it, a record key per line; or
-        NAME.parquet with the columns `key` and `feature` (a list of D floats), read with pyarrow.
+        NAME.parquet with the columns `key` and `feature` (a list of D floats), read with pyarrow;
+        or what `codecvit embed` wrote.
       record_set: its records; other rows of the file are left out.
 
     Returns:
@@ -68,13 +70,51 @@ def read_rows(path: Path) -> tuple[Sequence[str] | None, np.ndarray]:
         keys, rows = _read_npy(path)
     elif path.suffix == ".parquet":
         keys, rows = _read_parquet(path)
+    elif path.suffix == ".npz":
+        keys, rows = _read_npz(path)
     else:
-        raise ValueError(f"--features {path}: the ending must be .npy or .parquet")
+        raise ValueError(f"--features {path}: the ending must be .npy, .npz or .parquet")
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise ValueError(
             f"--features {path} holds {rows.dtype} {list(rows.shape)}; give floats [rows, features]"
         )
     return keys, rows
+
+
+def read_about(path: Path) -> tuple[list[str], str]:
+    """What `codecvit embed` wrote beside rows and keys: the paths, and what made the rows (JSON).
+
+    Raises:
+      ValueError: another program wrote the file.
+    """
+    foreign = f"{path} was not written by `codecvit embed`"
+    if path.suffix == ".npz":
+        with _open_npz(path) as arrays:
+            if not {"paths", "about"} <= set(arrays.files):
+                raise ValueError(foreign)
+            return arrays["paths"].tolist(), str(arrays["about"])
+    from pyarrow import parquet
+
+    about = (parquet.read_schema(path).metadata or {}).get(b"codecvit")
+    if about is None:
+        raise ValueError(foreign)
+    return parquet.read_table(path, columns=["path"])["path"].to_pylist(), about.decode()
+
+
+def _open_npz(path: Path) -> np.lib.npyio.NpzFile:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"--features {path} cannot be read: {error}") from error
+
+
+def _read_npz(path: Path) -> tuple[Sequence[str], np.ndarray]:
+    with _open_npz(path) as arrays:
+        if not {"keys", "features"} <= set(arrays.files):
+            raise ValueError(
+                f"--features {path} must hold the arrays keys and features, found {arrays.files}"
+            )
+        return arrays["keys"].tolist(), arrays["features"]
 
 
 def _keys_file(path: Path) -> Path:

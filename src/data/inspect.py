@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from ..sequence import PatchSequence
 from .labels import label_names, load_labels
 from .record import Record
 from .records import RecordSet
@@ -116,11 +117,18 @@ def _describe(record_set: RecordSet, name: str) -> str:
 
 def draw_record(record: Record, frames: int = _FRAMES) -> np.ndarray:
     """One record as a row of at most so many frames: uint8 [height, n * width + gaps, 3]."""
-    patches, patch = record.sequence.patches, record.sequence.patch
-    height, width = record.view
+    return draw_sequence(record.sequence, record.view, frames)
+
+
+def draw_sequence(
+    sequence: PatchSequence, view: tuple[int, int], frames: int = _FRAMES
+) -> np.ndarray:
+    """Patches at their places: a row of at most so many frames of `view` (height, width) pixels."""
+    patches, patch = sequence.patches, sequence.patch
+    height, width = view
     rows, columns = height // patch, width // patch
     # Rows beyond the first frame's height are the further frames of a collage.
-    t, h, w = record.sequence.positions.T
+    t, h, w = sequence.positions.T
     frame_of = np.stack([t, h // rows], axis=1)
     there, place = np.unique(frame_of, axis=0, return_inverse=True)
     shown = np.unique(np.linspace(0, len(there) - 1, frames).round().astype(int))

@@ -176,6 +176,27 @@ def pack_item(wanted: Mapping[str, PackOptions], item: Item) -> dict[str, list[P
     return packed
 
 
+def item_sequence(options: PackOptions, item: Item) -> PatchSequence:
+    """The one sequence of a file, for a use that keeps no record.
+
+    Args:
+      options: one mode; not the policy "groups", which gives several.
+      item: the file.
+
+    Raises:
+      MediaError: as `pack_item`.
+    """
+    (mode,) = options.modes
+    with local_file(item) as path:
+        try:
+            if item.kind == "image":
+                return image_sequence(read_image(path, options.size), options.patch)
+            clip = sample_clip(path, start=item.start, end=item.end, **options.decoding)
+            return select(clip, mode, options.budget, options.seed, options.phase)[0]
+        except MediaError as error:
+            raise MediaError(item.source, error.reason) from error
+
+
 def draw_seed(seed: int, key: str, draw: int) -> int:
     """Seed of one draw of one file; it depends on nothing else, so any order of work agrees."""
     digest = hashlib.sha256(f"{seed}/{draw}/{key}".encode()).digest()

@@ -6,7 +6,7 @@ Shape suffixes: B batch, L tokens, D width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -44,6 +44,7 @@ class Encoder:
         self.config = config
         self.params = params
         self._apply = jax.jit(functools.partial(_apply, ViT(config)))
+        self._placed: dict[jax.Device, Any] = {}
 
     @overload
     def __call__(self, sequences: PatchSequence) -> EncoderOutput: ...
@@ -70,22 +71,48 @@ class Encoder:
         """
         if isinstance(sequences, PatchSequence):
             return self([sequences])[0]
-        buckets: dict[int, list[int]] = {}
-        for i, sequence in enumerate(sequences):
-            self._require_patch(sequence.patch, f"sequence {i}")
-            buckets.setdefault(-(-len(sequence) // _LENGTH_STEP) * _LENGTH_STEP, []).append(i)
         outputs: dict[int, EncoderOutput] = {}
-        for padded, members in buckets.items():
-            for start in range(0, len(members), _MAX_ROWS):
-                rows = members[start : start + _MAX_ROWS]
-                batch = _pad([sequences[i] for i in rows], padded)
-                out = jax.device_get(self._apply(self.params, *batch))
-                for row, i in enumerate(rows):
-                    tokens_LD = out["tokens"][row, : len(sequences[i])]
-                    outputs[i] = EncoderOutput(
-                        tokens_LD.astype(np.float32), out["pooled"][row].astype(np.float32)
-                    )
+        for rows, batch in self._batches(sequences):
+            out = jax.device_get(self._apply(self.params, *batch))
+            for row, i in enumerate(rows):
+                tokens_LD = out["tokens"][row, : len(sequences[i])]
+                outputs[i] = EncoderOutput(
+                    tokens_LD.astype(np.float32), out["pooled"][row].astype(np.float32)
+                )
         return [outputs[i] for i in range(len(sequences))]
+
+    def pooled(
+        self, sequences: Sequence[PatchSequence], devices: Sequence[jax.Device] | None = None
+    ) -> np.ndarray:
+        """Pooled embeddings alone, batch after batch spread over several devices.
+
+        Args:
+          sequences: of any lengths.
+          devices: each gets the parameters and every n-th batch; the default device when None.
+
+        Returns:
+          float32 [len(sequences), D].
+
+        Raises:
+          ValueError: the patch size is not the model's.
+        """
+        devices = list(devices or jax.local_devices()[:1])
+        for device in devices:
+            if device not in self._placed:
+                self._placed[device] = jax.device_put(self.params, device)
+        pooled_ND = np.zeros((len(sequences), self.config.width), np.float32)
+        waiting = []
+        for number, (rows, batch) in enumerate(self._batches(sequences)):
+            device = devices[number % len(devices)]
+            # Not waited for yet: the next device starts meanwhile.
+            out = self._apply(self._placed[device], *jax.device_put(batch, device))
+            waiting.append((rows, out["pooled"]))
+            if len(waiting) > len(devices):
+                done, out_BD = waiting.pop(0)
+                pooled_ND[done] = np.asarray(out_BD)[: len(done)]
+        for done, out_BD in waiting:
+            pooled_ND[done] = np.asarray(out_BD)[: len(done)]
+        return pooled_ND
 
     def embed(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Pooled embeddings of a loader batch.
@@ -105,6 +132,19 @@ class Encoder:
         self._require_patch(side if side * side * 3 == values else values, "batch['patches']")
         out = self._apply(self.params, batch["patches"], batch["positions"], batch["length"])
         return np.asarray(out["pooled"]).astype(np.float32)
+
+    def _batches(
+        self, sequences: Sequence[PatchSequence]
+    ) -> Iterator[tuple[list[int], tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+        """Numbers of sequences of like length, and their padded batch."""
+        buckets: dict[int, list[int]] = {}
+        for i, sequence in enumerate(sequences):
+            self._require_patch(sequence.patch, f"sequence {i}")
+            buckets.setdefault(-(-len(sequence) // _LENGTH_STEP) * _LENGTH_STEP, []).append(i)
+        for padded, members in buckets.items():
+            for start in range(0, len(members), _MAX_ROWS):
+                rows = members[start : start + _MAX_ROWS]
+                yield rows, _pad([sequences[i] for i in rows], padded)
 
     def _require_patch(self, patch: int, what: str) -> None:
         if patch != self.config.patch:

@@ -1,0 +1,1 @@
+"""Embeddings of files, and what lies near them."""
