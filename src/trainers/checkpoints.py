@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from ..models.config import ViTConfig
 from .mesh import path_name
 from .run_config import CheckpointConfig, InitConfig
 
@@ -227,6 +228,26 @@ def head_centres(path: str | Path, head: str) -> np.ndarray:
     with context:
         wanted = {"train": {key: np.zeros(leaf.shape, leaf.dtype)}}
         return np.asarray(ocp.load_checkpointables(folder, wanted)["train"][key])
+
+
+def require_same_encoder(checkpoint: str, model: ViTConfig) -> None:
+    """Compares what the shapes of the parameters don't show.
+
+    Args:
+      checkpoint: a work directory or one checkpoint of it.
+      model: what a run is about to compute with the parameters.
+
+    Raises:
+      ValueError: they were trained with other heads, frequencies or epsilon.
+    """
+    folder = find_checkpoint(checkpoint)
+    trained = _read_metadata(folder).custom_metadata["config"]["model"]
+    for field in ("num_heads", "rope_theta", "layer_norm_eps"):
+        if trained[field] != getattr(model, field):
+            raise ValueError(
+                f"{folder} was trained with model.{field} = {trained[field]}, config.model.{field} "
+                f"= {getattr(model, field)}: set it to the same"
+            )
 
 
 def initialise(config: InitConfig, state: dict[str, Any]) -> dict[str, Any]:

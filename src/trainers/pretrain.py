@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from .. import __version__
 from . import mesh as meshes
-from .checkpoints import Checkpoints, initialise
+from .checkpoints import Checkpoints, initialise, require_same_encoder
 from .command import run_command
 from .config import PretrainConfig
 from .dry_run import dry_run
@@ -77,6 +77,7 @@ def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str
     if state is None:
         state = jax.jit(lambda k: init_state(config, k), out_shardings=shardings)(key)
         if config.init.checkpoint:
+            require_same_encoder(config.init.checkpoint, config.model)
             state = initialise(config.init, state)
     else:
         sources.set_state(metadata["data"])

@@ -16,7 +16,7 @@ from codecvit.convert.import_hf import import_hf, main, model_flags
 from codecvit.convert.load import read_checkpoint
 from codecvit.convert.names import to_hf
 from codecvit.models import ViTConfig
-from codecvit.trainers.checkpoints import head_centres, initialise
+from codecvit.trainers.checkpoints import head_centres, initialise, require_same_encoder
 from codecvit.trainers.run_config import InitConfig
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
@@ -117,6 +117,18 @@ def test_training_continues_from_it(small, tmp_path):
     deeper = init_state(run_config(dataclasses.replace(config, depth=3)), jax.random.key(0))
     with pytest.raises(ValueError, match=r"blocks/.*the run needs \(3, .*checkpoint has \(2, "):
         initialise(InitConfig(checkpoint=str(out)), deeper)
+
+
+def test_what_shapes_do_not_show_is_compared(small, tmp_path):
+    config, out = small[0], tmp_path / "checkpoint"
+    import_hf(publish(tmp_path / "published", *small, "float32"), out)
+    require_same_encoder(str(out), config)
+    for field, value in (("num_heads", 1), ("rope_theta", 500.0), ("layer_norm_eps", 1e-5)):
+        other = dataclasses.replace(config, **{field: value})
+        with pytest.raises(
+            ValueError, match=rf"model\.{field} = .*config\.model\.{field} = {value}"
+        ):
+            require_same_encoder(str(out), other)
 
 
 def run_config(model):
