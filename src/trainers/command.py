@@ -83,6 +83,13 @@ def run_command(
     except (ValueError, TrainingStopped) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        # A file that cannot be read, or a failed save, after which threads of Orbax wait minutes
+        # for a folder that never came: an ordinary exit would wait for them, and so hold the
+        # machine and, of several processes, keep the others from noticing.
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise

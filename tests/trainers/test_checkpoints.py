@@ -219,3 +219,32 @@ def test_a_full_disk_is_reported_and_the_earlier_checkpoint_is_whole(tmp_path):
     assert "File too large" in done.stdout, done.stdout
     assert find_checkpoint(tmp_path).name == "1"
     assert restore_params(tmp_path)[0]["a"][-1] == 599_999.0
+
+
+IN_THE_WAY = """
+import os, pathlib, shutil
+import jax.numpy as jnp
+from codecvit.trainers.checkpoints import Checkpoints
+from codecvit.trainers.run_config import CheckpointConfig
+
+workdir = pathlib.Path({workdir!r})
+state = {{"params": {{"encoder": {{"a": jnp.ones(3)}}, "heads": {{}}}}, "step": jnp.int32(1)}}
+checkpoints = Checkpoints(workdir, CheckpointConfig())
+checkpoints.save(1, state, {{}})
+checkpoints.wait()
+shutil.rmtree(workdir / "checkpoints")
+(workdir / "checkpoints").write_text("in the way")
+checkpoints.save(2, state, {{}})
+try:
+    checkpoints.save(3, state, {{}})
+except OSError as error:
+    print(error, flush=True)
+    os._exit(3)  # as the command does: Orbax would hold this process for minutes
+"""
+
+
+def test_a_failed_save_is_raised_by_the_next_one(tmp_path):
+    script = IN_THE_WAY.format(workdir=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "checkpoints" in done.stdout
