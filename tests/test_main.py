@@ -27,6 +27,8 @@ OPTIONS = {
     "probe-report": ("--out",),
     "probe-records": ("--train", "--test", "--labels", "--descriptor"),
     "import": ("--out",),
+    "embed": ("--checkpoint", "--out", "--budget", "--workers"),
+    "search": ("--index", "--query", "--key", "--top", "--out"),
     "export": ("--out", "--dtype", "--image-size", "--shard-size", "--onnx"),
 }
 

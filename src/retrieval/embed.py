@@ -159,7 +159,6 @@ def embed(
 
     names = [parts / f"{number:06d}.npz" for number in range(len(units))]
     todo = [(unit, name) for unit, name in zip(units, names, strict=True) if not name.exists()]
-    skipped = sum(len(unit.keys) for unit in units) - sum(len(unit.keys) for unit, _ in todo)
     devices = jax.local_devices()
     found = _embed_units([unit for unit, _ in todo], encoder, devices, options, jobs)
     for (_, name), rows in zip(todo, progress(found, len(todo), "embedding"), strict=True):
@@ -171,13 +170,15 @@ def embed(
     if failures:
         write_atomic(failures_file, json_lines(failures))
     ok = sum(len(rows.keys) for rows in done)
+    new = {name for _, name in todo}
+    earlier = sum(len(r.keys) for r, name in zip(done, names, strict=True) if name not in new)
     if ok:
         features = np.concatenate([rows.features for rows in done if rows.keys])
         keys = [key for rows in done for key in rows.keys]
         paths = [path for rows in done for path in rows.paths]
         write_index(out, Index(features, keys, paths, about))
         shutil.rmtree(parts)
-    return Summary(ok - min(ok, skipped), min(ok, skipped), len(failures))
+    return Summary(ok - earlier, earlier, len(failures))
 
 
 def _embed_units(

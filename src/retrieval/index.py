@@ -113,6 +113,8 @@ def read_index(path: Path) -> Index:
       ValueError: the file is missing, damaged, or no index of ours.
     """
     require_format(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: `codecvit embed` makes it")
     keys, rows = read_rows(path)
     paths, text = read_about(path)
     about = json.loads(text)

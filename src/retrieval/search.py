@@ -98,10 +98,11 @@ def embed_query(index: Index, path: str, checkpoint: str | None) -> tuple[Item, 
 
 def contact_sheet(rows: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Pictures below each other, each under its line of text; the first is the query."""
-    width = max(300, *(picture.width for _, picture in rows)) + 2 * _GAP
-    height = _TILE + _TEXT + 2 * _GAP
+    font = ImageFont.load_default(_TEXT - 3)
+    widest = max(max(font.getlength(text), picture.width) for text, picture in rows)
+    width, height = int(widest) + 2 * _GAP, _TILE + _TEXT + 2 * _GAP
     sheet = Image.new("RGB", (width, len(rows) * height), _PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT - 3)
+    pen = ImageDraw.Draw(sheet)
     for row, (text, picture) in enumerate(rows):
         pen.text((_GAP, row * height + _GAP), text, fill=_INK, font=font)
         sheet.paste(picture, (_GAP, row * height + _GAP + _TEXT))
@@ -180,7 +181,7 @@ def main(argv: list[str]) -> int:
         hits = nearest(index, query_D, args.top, own)
         if args.out is not None:
             first = picture_of(index, own) if item is None else frames_of(item, index.packing)
-            rows = [(f"query: {name}", first)]
+            rows = [(f"query: {Path(name).name}", first)]
             rows += [
                 (f"{place}. {index.keys[n]}  ({cosine:.3f})", picture_of(index, n))
                 for place, (n, cosine) in enumerate(hits, start=1)

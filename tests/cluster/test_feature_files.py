@@ -198,5 +198,5 @@ def test_what_k_means_found_survives_until_the_labels_are_written(
 
 def test_another_ending_is_refused(record_set, tmp_path):
     (tmp_path / "f.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"must be \.npy or \.parquet"):
+    with pytest.raises(ValueError, match=r"must be \.npy, \.npz or \.parquet"):
         read_features(tmp_path / "f.pt", record_set)
