@@ -18,7 +18,7 @@ def train(*arguments):
         [sys.executable, "-m", "codecvit", "train", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
     )
 
 

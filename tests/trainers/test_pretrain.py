@@ -28,6 +28,7 @@ from codecvit.trainers.sources import on_device
 from codecvit.trainers.train_step import init_state, make_train_step
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
+XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
 
 
 def command(records, workdir, **arguments):
@@ -43,7 +44,7 @@ def command(records, workdir, **arguments):
 
 
 def start(records, workdir, devices=1, **arguments):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = {**os.environ, "XLA_FLAGS": f"{XLA_FLAGS}={devices}"}
     return subprocess.Popen(
         command(records, workdir, **arguments),
         env=env,
@@ -247,7 +248,7 @@ def test_a_finished_run_is_left_as_it_is(records, uninterrupted, tmp_path):
 def test_wrong_settings_are_named_without_a_traceback(records, tmp_path, arguments, message):
     done = subprocess.run(
         command(records, tmp_path, steps=2) + arguments,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": f"{XLA_FLAGS}=1"},
         capture_output=True,
         text=True,
     )

@@ -42,7 +42,7 @@ def start(data, encoder, workdir, *overrides, **variables):
     command += [f"--config={CONFIG}:runlocal,data={data},encoder={encoder},input=codec6"]
     command += ["--config.batch_size=8", "--config.log_steps=1", "--config.lrs=(1e-3, 1e-5)"]
     command += ["--config.epochs=10", "--config.checkpoint.every_steps=5", *overrides]
-    env = {**os.environ, "XLA_FLAGS": "", **variables}
+    env = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=env, **pipes)
 
