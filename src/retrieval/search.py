@@ -172,7 +172,7 @@ def main(argv: list[str]) -> int:
         index = read_index(Path(args.index))
         if args.query is not None:
             item, query_D = embed_query(index, args.query, args.checkpoint)
-            name, own = args.query, None
+            name, own = Path(args.query).name, None
         else:
             if args.key not in index.keys:
                 raise ValueError(f"{args.index} has no key {args.key!r}")
@@ -181,7 +181,7 @@ def main(argv: list[str]) -> int:
         hits = nearest(index, query_D, args.top, own)
         if args.out is not None:
             first = picture_of(index, own) if item is None else frames_of(item, index.packing)
-            rows = [(f"query: {Path(name).name}", first)]
+            rows = [(f"query: {name}", first)]
             rows += [
                 (f"{place}. {index.keys[n]}  ({cosine:.3f})", picture_of(index, n))
                 for place, (n, cosine) in enumerate(hits, start=1)
