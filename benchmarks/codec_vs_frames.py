@@ -184,9 +184,9 @@ def plot(args, results):
                 continue
             budgets = sorted({budget for budget, _ in points})
             means = [np.mean([v for b, v in points if b == budget]) for budget in budgets]
-            (line,) = axis.plot(budgets, means, marker="o", label=row.name)
+            (line,) = axis.plot(budgets, means, "o:", label=row.name)
             axis.plot(*zip(*points, strict=True), ".", color=line.get_color(), alpha=0.4)
-        axis.set(title=score, xlabel="tokens", xscale="log")
+        axis.set(title=score, xlabel="tokens (steps differ, see STEPS)", xscale="log")
         axis.set_xticks(args.budgets, [str(budget) for budget in args.budgets])
         axis.minorticks_off()
     axes[0].set_ylabel("accuracy (lines: mean; dots: seeds)")
