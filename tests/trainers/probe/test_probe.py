@@ -92,7 +92,9 @@ def test_the_test_split_chooses_nothing(found, make_data, encoder, tmp_path):
     assert numbers(tmp_path / "run")[:-1] == numbers(workdir)[:-1]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_stopped_continues_bit_equal(found, data, encoder, tmp_path, how):
     process = start(data, encoder, tmp_path, "--config.baselines=True")
     path, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 200
@@ -111,6 +113,7 @@ def test_a_run_that_is_stopped_continues_bit_equal(found, data, encoder, tmp_pat
     assert numbers(tmp_path) == numbers(workdir)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(found, data, encoder, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
