@@ -10,7 +10,7 @@ the centres with both moments, `working` what `loss` needs beside them, the dens
 centres (a third of `state` with float32 moments) included. A GPU's defaults are 2^16 to 2^21
 classes behind ViT-L/14 at 131,072 tokens; give --batch less where that does not fit.
 
-Needs the package's models, losses and trainers.train_step, no data reader.
+Needs the package's models, losses and trainers.pretrain_step, no data reader.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import optax
 from codecvit.losses import cluster_discrimination
 from codecvit.losses.class_sampling import draw_classes, num_blocks
 from codecvit.trainers import mesh as meshes
-from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.optim import make_optimizer
-from codecvit.trainers.train_step import init_state, make_train_step
+from codecvit.trainers.pretrain_config import PretrainConfig
+from codecvit.trainers.pretrain_step import init_state, make_train_step
 
 MIB = 2**20
 ON_CPU = {"variant": "Ti/14", "batch": 16, "tokens": 64, "powers": range(16, 19)}

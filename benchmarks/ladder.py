@@ -77,7 +77,7 @@ def run_route(args, seed, size, route, records):
         low_steps = round((args.steps - high_steps) * flops[112] / flops[56])
         low = {**common, "steps": low_steps, "sources__video__budget": LOW["budget"]}
         demo_cells.train(records[56], folder / "low", **low)
-        init = {"init__checkpoint": folder / "low", "init__heads": "('main',)"}
+        init = {"init__checkpoint": folder / "low", "init__parts": "('heads/main',)"}
     high = {**common, "steps": high_steps, "sources__video__budget": HIGH["budget"], **init}
     demo_cells.train(records[112], folder / "high", **high)
     return {

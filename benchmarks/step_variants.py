@@ -58,8 +58,8 @@ def measure(args, fields):
     import jax
 
     from codecvit.trainers import mesh as meshes
-    from codecvit.trainers.config import PretrainConfig
-    from codecvit.trainers.train_step import init_state, make_train_step
+    from codecvit.trainers.pretrain_config import PretrainConfig
+    from codecvit.trainers.pretrain_step import init_state, make_train_step
 
     source = {"records": "none", "batch_size": args.batch, "budget": args.tokens}
     config = PretrainConfig.from_dict(

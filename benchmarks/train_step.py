@@ -138,7 +138,7 @@ def random_batch(batch, tokens, patch):
 
 
 def make_config(variant, batch, tokens, dtype, remat="none", depth=None):
-    from codecvit.trainers.config import PretrainConfig
+    from codecvit.trainers.pretrain_config import PretrainConfig
 
     model = {"variant": variant, "dtype": dtype, "remat": remat, "depth": depth}
     return PretrainConfig.from_dict(
@@ -158,7 +158,7 @@ def check(args):
     import jax.numpy as jnp
 
     from codecvit.models.attention import IMPLEMENTATIONS, attention
-    from codecvit.trainers.train_step import init_state, make_train_step
+    from codecvit.trainers.pretrain_step import init_state, make_train_step
 
     platform = jax.default_backend()
     available = {"cpu": ["xla"], "gpu": ["xla", "cudnn"], "tpu": ["xla", "splash"]}[platform]
@@ -223,7 +223,7 @@ def run_jax(args):
 
     from codecvit.trainers import mesh as meshes
     from codecvit.trainers.flops import peak_tflops
-    from codecvit.trainers.train_step import init_state, make_train_step
+    from codecvit.trainers.pretrain_step import init_state, make_train_step
 
     variant, batch, tokens = cases(args)[args.case]
     dtype = "float32" if args.tiny else "bfloat16"

@@ -20,10 +20,13 @@ VERBS = {
     "clusters": ("cluster.show", "pictures of clusters, and of samples gathering at them"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
-    "probe": ("trainers.probe", "attentive probe of a frozen encoder on a labelled data set"),
-    "probe-report": ("trainers.probe_report", "table and plot of several attentive probes"),
+    "probe": (
+        "trainers.probe.__main__",
+        "attentive probe of a frozen encoder on a labelled data set",
+    ),
+    "probe-report": ("trainers.probe.report", "table and plot of several attentive probes"),
     "probe-records": (
-        "trainers.record_probe",
+        "trainers.probe.records",
         "k-NN and linear probe of an encoder on labelled record sets",
     ),
     "import": ("convert.import_hf", "published Hugging Face folder -> checkpoint"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import posixpath
 import re
@@ -15,7 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -102,6 +103,11 @@ def write_atomic(path: PathOrUrl, data: bytes) -> None:
         return
     with _remote(path) as (filesystem, place), _put(filesystem, path, place) as target:
         filesystem.pipe_file(target, data)
+
+
+def write_json(path: PathOrUrl, value: Any) -> None:
+    """Writes JSON, indented, whole or not at all."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def list_files(folder: PathOrUrl) -> dict[str, int]:

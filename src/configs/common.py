@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from codecvit.models.config import ViTConfig
-from codecvit.trainers.config import (
+from codecvit.trainers.pretrain_config import (
     HeadConfig,
     PhaseConfig,
     PretrainConfig,

@@ -25,7 +25,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from codecvit.configs.common import add_fields, parse_arg
-from codecvit.trainers.probe_config import AttentiveProbeConfig
+from codecvit.trainers.probe.config import AttentiveProbeConfig
 
 # Epochs and batch size of the published runs, whose 8 GPUs took 2, 4 or 16 clips each.
 EPOCHS = {"hmdb51": 30, "diving48": 30, "perception_test": 30}

@@ -95,7 +95,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
     if (path / "checkpoints").is_dir() or (path / "encoder").is_dir():
         # Imported here: an exported folder opens without Orbax.
         from ..trainers.checkpoints import find_checkpoint, restore_params
-        from ..trainers.config import model_config
+        from ..trainers.pretrain_config import model_config
 
         params, metadata = restore_params(path, ema=ema)
         config = model_config(metadata["config"]["model"])

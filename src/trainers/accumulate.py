@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Batches = Mapping[str, Mapping[str, jax.Array]]
+from .update import Batches
+
 # (parameters, batches, key) -> (loss, metrics)
 LossFn = Callable[[Any, Batches, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 

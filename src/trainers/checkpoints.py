@@ -251,7 +251,7 @@ def require_same_encoder(checkpoint: str, model: ViTConfig) -> None:
 
 
 def initialise(config: InitConfig, state: dict[str, Any]) -> dict[str, Any]:
-    """A fresh training state with the encoder, and the heads that are asked for, of a checkpoint.
+    """A fresh training state with the encoder, and the parts that are asked for, of a checkpoint.
 
     Args:
       config: the checkpoint and what to take of it.
@@ -266,25 +266,32 @@ def initialise(config: InitConfig, state: dict[str, Any]) -> dict[str, Any]:
     folder = find_checkpoint(config.checkpoint)
     saved = _read_metadata(folder)
     tree = _encoder_tree(folder, saved.metadata, config.ema)
+    prefixes = tuple(f"params/{part}/" for part in config.parts)
+
+    def taken(key: str) -> bool:
+        return f"{key}/".startswith(prefixes)  # a part may be a single array
+
     wanted = {tree: jax.tree.map(_abstract, state["params"]["encoder"])}
-    centres = {f"params/heads/{name}/centres": name for name in config.heads}
-    heads = {key: _abstract(state["params"]["heads"][n]["centres"]) for key, n in centres.items()}
     have = {tree: saved.metadata[tree]}
-    if heads:
-        wanted["train"] = heads
+    leaves = jax.tree_util.tree_flatten_with_path(_rest({"params": state["params"]}))[0]
+    parts = {key: _abstract(leaf) for path, leaf in leaves if taken(key := path_name(path))}
+    for part, prefix in zip(config.parts, prefixes, strict=True):
+        if not any(f"{key}/".startswith(prefix) for key in parts):
+            raise ValueError(f"config.init.parts names {part!r}, which this run does not train")
+    if parts:
+        wanted["train"] = parts
         train = saved.metadata.get("train", {})  # an imported checkpoint has none
-        have["train"] = {key: leaf for key, leaf in train.items() if key in heads}
+        have["train"] = {key: leaf for key, leaf in train.items() if taken(key)}
     _require_same(wanted, have, folder)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
         loaded = ocp.load_checkpointables(folder, wanted)
-    params = {
-        "encoder": loaded[tree],
-        "heads": state["params"]["heads"]
-        | {name: {"centres": loaded["train"][key]} for key, name in centres.items()},
-    }
-    made = {**state, "params": params}
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: loaded.get("train", {}).get(f"params/{path_name(path)}", leaf),
+        {**state["params"], "encoder": {}},
+    )
+    made = {**state, "params": {**params, "encoder": loaded[tree]}}
     if "ema" in state:
         made["ema"] = jax.tree.map(lambda leaf: leaf.copy(), loaded[tree])
     return made
@@ -344,19 +351,18 @@ def _split(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _join(loaded: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    rest = jax.tree_util.tree_map_with_path(
+    state = jax.tree_util.tree_map_with_path(
         lambda path, _: loaded["train"][path_name(path)], _rest(like)
     )
-    state = dict(rest)
     if "encoder" in like["params"]:
-        state["params"] = {"encoder": loaded["encoder"], "heads": rest["params"]["heads"]}
+        state["params"]["encoder"] = loaded["encoder"]
     return {**state, "ema": loaded["ema"]} if "ema" in like else state
 
 
 def _rest(state: dict[str, Any]) -> dict[str, Any]:
     """Everything of a state but the encoder and its average."""
     kept = {key: value for key, value in state.items() if key != "ema"}
-    return {**kept, "params": {"heads": state["params"]["heads"]}}
+    return {**kept, "params": {k: v for k, v in state["params"].items() if k != "encoder"}}
 
 
 def _require_same(wanted: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from . import mesh as meshes
-from .config import PretrainConfig, buckets
-from .sources import step_work
-from .train_step import init_state, make_train_step
+from .pretrain_config import PretrainConfig, buckets
+from .pretrain_sources import step_work
+from .pretrain_step import init_state, make_train_step
 
 _MIB = 2**20
 

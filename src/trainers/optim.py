@@ -1,5 +1,5 @@
-"""AdamW or Muon with decay by parameter name; each head is clipped and scheduled apart from the
-encoder."""
+"""AdamW or Muon with decay by parameter name; what is trained beside the encoder (heads, a text
+tower) is clipped and scheduled apart from it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .config import HeadConfig
 from .mesh import path_name
-from .run_config import OptimConfig
+from .run_config import GroupConfig, OptimConfig
 
 # After the warm-up a schedule maps steps to a factor of the peak rate.
 SCHEDULES: dict[str, Callable[[int, int], optax.Schedule]] = {
@@ -79,16 +78,17 @@ def make_schedule(
 
 
 def make_optimizer(
-    config: OptimConfig, heads: Mapping[str, HeadConfig], total_steps: int, depth: int
+    config: OptimConfig, others: Mapping[str, GroupConfig], total_steps: int, depth: int
 ) -> optax.GradientTransformation:
-    """One group for the encoder, with Muon one more for the matrices of its blocks, one per head.
+    """The encoder's group, with Muon one more for the matrices of its blocks, and the others.
 
     Each group has its own gradient clip: a common norm would be dominated by whichever is larger,
     and heads of millions of classes would set the encoder's step.
 
     Args:
       config: the optimiser.
-      heads: by name; the parameters are those of `train_step.init_state`.
+      others: what is trained beside the encoder, by its path in the parameters: "heads/main",
+        "text".
       total_steps: length of the run.
       depth: number of the encoder's blocks, for the layer-wise decay.
 
@@ -100,35 +100,35 @@ def make_optimizer(
         raise ValueError(f"config.optim.name = {config.name!r} must be adamw or muon")
     layers = scale_by_layer(config.layer_decay, depth)
     groups = {"frozen": optax.set_to_zero()}
-    for name, schedule in make_schedules(config, heads, total_steps).items():
+    for name, schedule in make_schedules(config, others, total_steps).items():
         if name == "encoder":
-            adam = _adamw(config, config.clip_norm, config.weight_decay)
+            adam = _adamw(config, config)
             groups[name] = optax.chain(adam, layers, optax.scale_by_learning_rate(schedule))
         elif name == "matrices":
             groups[name] = optax.chain(
                 _muon(config), layers, optax.scale_by_learning_rate(schedule)
             )
         else:
-            head = heads[name.removeprefix("heads/")]
-            adam = _adamw(config, head.clip_norm, head.weight_decay, head.first_moment_dtype)
+            adam = _adamw(config, others[name])
             groups[name] = optax.chain(adam, optax.scale_by_learning_rate(schedule))
-    return optax.partition(groups, functools.partial(group_labels, config=config))
+    label = functools.partial(group_labels, config=config, others=tuple(others))
+    return optax.partition(groups, label)
 
 
 def make_schedules(
-    config: OptimConfig, heads: Mapping[str, HeadConfig], total_steps: int
+    config: OptimConfig, others: Mapping[str, GroupConfig], total_steps: int
 ) -> dict[str, optax.Schedule]:
-    """The learning rate by step of every group: encoder, with Muon matrices, heads/NAME."""
+    """The learning rate by step of every group: encoder, with Muon matrices, and the others."""
     schedules = {"encoder": make_schedule(config, total_steps)}
     if config.name == "muon":
         schedules["matrices"] = make_schedule(config, total_steps, peak=config.muon_lr)
-    for name, head in heads.items():
-        schedules[f"heads/{name}"] = make_schedule(config, total_steps, head.lr_mult)
+    for name, group in others.items():
+        schedules[name] = make_schedule(config, total_steps, group.lr_mult)
     return schedules
 
 
-def group_labels(params: Any, config: OptimConfig) -> Any:
-    """The optimiser group of every parameter: frozen, encoder, matrices or heads/NAME.
+def group_labels(params: Any, config: OptimConfig, others: tuple[str, ...]) -> Any:
+    """The optimiser group of every parameter: frozen, encoder, matrices or one of the others.
 
     Raises:
       ValueError: a regex of `config.freeze` that matches nothing.
@@ -140,7 +140,7 @@ def group_labels(params: Any, config: OptimConfig) -> Any:
         if frozen:
             return "frozen"
         if not name.startswith("encoder/"):
-            return "/".join(name.split("/")[:2])
+            return next(other for other in others if f"{name}/".startswith(f"{other}/"))
         matrix = name.startswith("encoder/blocks/") and name.endswith("/kernel")
         return "matrices" if config.name == "muon" and matrix else "encoder"
 
@@ -198,24 +198,23 @@ def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
     )
 
 
-def _adamw(
-    config: OptimConfig,
-    clip_norm: float,
-    weight_decay: float,
-    first_moment_dtype: str = "float32",
-) -> optax.GradientTransformation:
+def _adamw(config: OptimConfig, group: OptimConfig | GroupConfig) -> optax.GradientTransformation:
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=first_moment_dtype),
-        optax.add_decayed_weights(weight_decay, decay_mask),
+        _clip(group.clip_norm),
+        optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=group.first_moment_dtype),
+        optax.add_decayed_weights(group.weight_decay, decay_mask),
     )
+
+
+def _clip(norm: float) -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(norm) if norm else optax.identity()
 
 
 def _muon(config: OptimConfig) -> optax.GradientTransformation:
     # nn.scan stacks the matrices of all layers; each is orthogonalised by itself.
     axes = optax.contrib.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,))
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        _clip(config.clip_norm),
         optax.contrib.scale_by_muon(
             weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params)
         ),

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from .config import PretrainConfig
+from .run_config import RunConfig
 
 
 class TrainingStopped(Exception):
@@ -40,7 +40,7 @@ class StopSignal:
 
 
 def check_health(
-    config: PretrainConfig, step: int, nan_steps_in_row: int, bad_records: int, losses: str
+    config: RunConfig, step: int, nan_steps_in_row: int, bad_records: int, losses: str
 ) -> None:
     """Stops a run that no longer trains, or that reads damaged data; all processes alike.
 

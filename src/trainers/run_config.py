@@ -1,11 +1,16 @@
-"""The parts of a configuration that every trainer has: optimiser, mesh, checkpoints, logging."""
+"""What the configuration of every trainer has: optimiser, mesh, checkpoints, logging."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 from .parse_config import require
+
+
+def _require_moment(path: str, dtype: str) -> None:
+    require(dtype in ("float32", "bfloat16"), f"{path}.first_moment_dtype", dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,9 @@ class OptimConfig:
       layer_decay: factor on the encoder's rate per layer below the top (BEiT, arXiv 2106.08254);
         1 trains all layers at one rate.
       b1, b2, eps: Adam's constants.
-      clip_norm: encoder gradients are clipped to this global norm.
+      clip_norm: encoder gradients are clipped to this global norm; 0 clips nothing.
+      first_moment_dtype: float32, or bfloat16 to store the encoder's first moment in half the
+        memory.
       freeze: regexes; a parameter in whose path (encoder/blocks/attn/qkv/kernel or
         heads/main/centres) one of them is found stays as it is, and needs no gradient and no
         optimiser state.
@@ -44,17 +51,41 @@ class OptimConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 5.0
+    first_moment_dtype: str = "float32"
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "config.optim.lr", self.lr)
         require(0 < self.layer_decay <= 1, "config.optim.layer_decay", self.layer_decay)
-        require(self.clip_norm > 0, "config.optim.clip_norm", self.clip_norm)
+        require(self.clip_norm >= 0, "config.optim.clip_norm", self.clip_norm)
+        _require_moment("config.optim", self.first_moment_dtype)
         for regex in self.freeze:
             try:
                 re.compile(regex)
             except re.error as error:
                 raise ValueError(f"config.optim.freeze: {regex!r} is no regex: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """How a part that is trained beside the encoder differs from it in the optimiser.
+
+    Attributes:
+      lr_mult: factor on the learning rate.
+      weight_decay: decoupled weight decay of kernels and class centres.
+      clip_norm: gradients of this part are clipped to this global norm; 0 clips nothing.
+      first_moment_dtype: float32, or bfloat16 to store Adam's first moment in half the memory.
+    """
+
+    lr_mult: float = 1.0
+    weight_decay: float = 0.05
+    clip_norm: float = 5.0
+    first_moment_dtype: str = "float32"
+
+    def check(self, path: str) -> None:
+        """Raises ValueError for a value out of range; `path` is the dotted name of the group."""
+        require(self.clip_norm >= 0, f"{path}.clip_norm", self.clip_norm)
+        _require_moment(path, self.first_moment_dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,18 +160,19 @@ class InitConfig:
 
     Attributes:
       checkpoint: a work directory or one checkpoint of it; "" starts at random.
-      heads: names of the heads to take over with the encoder; the others start at random.
+      parts: what to take over beside the encoder, by the names of the parameters' subtrees, such
+        as "heads/main" or "text"; the others start at random.
       ema: take the encoder's moving average instead of its parameters.
     """
 
     checkpoint: str = ""
-    heads: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     ema: bool = False
 
     def __post_init__(self) -> None:
-        if not self.checkpoint and (self.heads or self.ema):
+        if not self.checkpoint and (self.parts or self.ema):
             raise ValueError(
-                "config.init.heads and config.init.ema say what to take of config.init.checkpoint, "
+                "config.init.parts and config.init.ema say what to take of config.init.checkpoint, "
                 "which is empty"
             )
 
@@ -160,3 +192,49 @@ class ProfileConfig:
     def __post_init__(self) -> None:
         require(self.start_step >= 1, "config.profile.start_step", self.start_step)
         require(self.num_steps >= 0, "config.profile.num_steps", self.num_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run that trains an encoder is told.
+
+    Attributes:
+      total_steps: optimiser steps of the whole run.
+      optim, mesh, checkpoint, ema, init, profile: see their classes.
+      seed: initialisation, order of the data and every draw.
+      log_steps: metrics are fetched from the devices and written each so many steps.
+      max_nan_steps: the run stops after so many non-finite steps in a row; each leaves the state as
+        it was.
+      max_bad_records: the run stops once more records than this were unreadable.
+      spike_deviations: a loss more than so many standard deviations above its running mean counts
+        as a spike.
+      peak_tflops: peak of one device in TFLOP/s for the MFU; 0 looks the device kind up.
+      deterministic: have a GPU use deterministic kernels only: the same seed gives the same bits,
+        more slowly. A CPU and a TPU always do.
+      wandb_project: also log to this project of Weights & Biases (extra `wandb`); "" doesn't.
+    """
+
+    total_steps: int
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    ema: EmaConfig = EmaConfig()
+    init: InitConfig = InitConfig()
+    profile: ProfileConfig = ProfileConfig()
+    seed: int = 0
+    log_steps: int = 50
+    max_nan_steps: int = 10
+    max_bad_records: int = 100
+    spike_deviations: float = 6.0
+    peak_tflops: float = 0.0
+    deterministic: bool = False
+    wandb_project: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.total_steps >= 0, "config.total_steps", self.total_steps)
+        require(self.log_steps >= 1, "config.log_steps", self.log_steps)
+        require(self.spike_deviations > 0, "config.spike_deviations", self.spike_deviations)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved configuration as JSON types; `from_dict` takes it back."""
+        return dataclasses.asdict(self)

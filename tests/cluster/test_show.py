@@ -13,9 +13,9 @@ from codecvit.data.labels import load_labels
 from codecvit.data.record import Record, Storage, encode_record
 from codecvit.data.records import RecordSet, RecordWriter
 from codecvit.sequence import PatchSequence
-from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.pretrain import train_on_mesh
+from codecvit.trainers.pretrain_config import PretrainConfig
 
 COUNT = 24
 

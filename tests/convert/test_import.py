@@ -99,7 +99,7 @@ def test_load_opens_it_with_the_published_numbers(small, make_sequence, tmp_path
 
 
 def test_training_continues_from_it(small, tmp_path):
-    from codecvit.trainers.train_step import init_state
+    from codecvit.trainers.pretrain_step import init_state
 
     config, params = small
     out = tmp_path / "checkpoint"
@@ -109,7 +109,7 @@ def test_training_continues_from_it(small, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, made["params"]["encoder"], params)
     assert int(made["step"]) == 0
     with pytest.raises(ValueError, match=r"params/heads/main/centres: .* has nothing"):
-        initialise(InitConfig(checkpoint=str(out), heads=("main",)), state)
+        initialise(InitConfig(checkpoint=str(out), parts=("heads/main",)), state)
     with pytest.raises(ValueError, match="holds no moving average"):
         initialise(InitConfig(checkpoint=str(out), ema=True), state)
     with pytest.raises(ValueError, match="no head 'main'; it has none"):
@@ -132,7 +132,7 @@ def test_what_shapes_do_not_show_is_compared(small, tmp_path):
 
 
 def run_config(model):
-    from codecvit.trainers.config import PretrainConfig
+    from codecvit.trainers.pretrain_config import PretrainConfig
 
     return PretrainConfig.from_dict(
         {

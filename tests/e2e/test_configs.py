@@ -19,10 +19,10 @@ from codecvit.convert.export import main as export
 from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoints import find_checkpoint
-from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
+from codecvit.trainers.pretrain_config import PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs"
 OTHERS = ("__init__", "common", "probe")  # the probe's is run in tests/trainers/probe

@@ -18,7 +18,7 @@ from codecvit.data.records import (
 )
 from codecvit.sequence import PatchSequence
 from codecvit.trainers import mesh as meshes
-from codecvit.trainers.train_step import init_state, make_train_step
+from codecvit.trainers.pretrain_step import init_state, make_train_step
 
 CLASSES = 12
 

@@ -154,7 +154,7 @@ def test_a_run_starts_from_the_encoder_of_another(averaged):
 
 
 def test_heads_and_average_are_taken_by_name(averaged):
-    config = InitConfig(checkpoint=str(averaged), heads=("y",), ema=True)
+    config = InitConfig(checkpoint=str(averaged), parts=("heads/y",), ema=True)
     made = initialise(config, make_state(0, ema=True))
     assert float(made["params"]["encoder"]["b"][0]) == 7.5
     assert float(made["ema"]["b"][0]) == 7.5
@@ -176,11 +176,11 @@ def test_what_does_not_match_is_named(averaged, intact):
     other = make_state(0)
     other["params"]["heads"]["z"] = {"centres": jnp.ones((8, 4))}
     with pytest.raises(ValueError, match=r"params/heads/z/centres: .* has nothing"):
-        initialise(InitConfig(checkpoint=str(averaged), heads=("z",)), other)
+        initialise(InitConfig(checkpoint=str(averaged), parts=("heads/z",)), other)
     with pytest.raises(ValueError, match="holds no moving average"):
         initialise(InitConfig(checkpoint=str(intact), ema=True), make_state(0))
     with pytest.raises(ValueError, match=r"config\.init\.checkpoint, which is empty"):
-        InitConfig(heads=("x",))
+        InitConfig(parts=("heads/x",))
 
 
 def test_the_average_can_be_read_alone(averaged, intact):

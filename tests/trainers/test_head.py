@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from codecvit.trainers import mesh as meshes
-from codecvit.trainers.config import MeshConfig, PretrainConfig
-from codecvit.trainers.train_step import init_state, make_train_step
+from codecvit.trainers.pretrain_config import PretrainConfig
+from codecvit.trainers.pretrain_step import init_state, make_train_step
+from codecvit.trainers.run_config import MeshConfig
 
 CLASSES = 61
 

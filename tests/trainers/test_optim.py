@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codecvit.trainers.config import HeadConfig
 from codecvit.trainers.optim import SCHEDULES, decay_mask, make_optimizer, make_schedule
+from codecvit.trainers.pretrain_config import HeadConfig
 from codecvit.trainers.run_config import OptimConfig
 
-HEADS = {"main": HeadConfig(num_classes=8)}
+HEADS = {"heads/main": HeadConfig(num_classes=8)}
 
 
 def params(value=1.0):
@@ -148,7 +148,7 @@ def test_a_huge_head_gradient_does_not_shrink_the_encoders_step():
     # eps as large as the clipped gradient makes Adam's step depend on its size.
     optim = OptimConfig(lr=0.1, weight_decay=0.0, schedule="constant", clip_norm=1.0, eps=1.0)
     ones = jax.tree.map(jnp.ones_like, params())
-    heads = {"main": HeadConfig(num_classes=8, weight_decay=0.0)}
+    heads = {"heads/main": HeadConfig(num_classes=8, weight_decay=0.0)}
     small = step(ones, optim, heads)
     ones["heads"]["main"]["centres"] *= 1e6
     large = step(ones, optim, heads)
@@ -159,7 +159,7 @@ def test_a_huge_head_gradient_does_not_shrink_the_encoders_step():
 
 
 def test_the_heads_learning_rate_is_a_multiple():
-    heads = {"main": HeadConfig(num_classes=8, lr_mult=3.0, weight_decay=0.0)}
+    heads = {"heads/main": HeadConfig(num_classes=8, lr_mult=3.0, weight_decay=0.0)}
     optim = OptimConfig(lr=0.1, weight_decay=0.0, schedule="constant")
     updates = step(jax.tree.map(jnp.ones_like, params()), optim, heads)
     np.testing.assert_allclose(updates["encoder"]["head"]["probe"], -0.1, rtol=1e-5)

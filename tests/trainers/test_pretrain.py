@@ -19,13 +19,13 @@ from codecvit.data.pipeline import make_loader
 from codecvit.data.records import RecordSet
 from codecvit.trainers import pretrain
 from codecvit.trainers.checkpoints import Checkpoints, find_checkpoint, restore_params
-from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
 from codecvit.trainers.metrics import MetricWriter, read_metrics
 from codecvit.trainers.preemption import TrainingStopped
+from codecvit.trainers.pretrain_config import PretrainConfig
+from codecvit.trainers.pretrain_step import init_state, make_train_step
 from codecvit.trainers.run_config import CheckpointConfig
 from codecvit.trainers.sources import on_device
-from codecvit.trainers.train_step import init_state, make_train_step
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
 XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"

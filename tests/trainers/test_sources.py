@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from codecvit.trainers.checkpoints import restore_params
-from codecvit.trainers.config import PretrainConfig, current_phase
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
-from codecvit.trainers.sources import Sources, source_tokens, step_work
+from codecvit.trainers.pretrain_config import PretrainConfig, current_phase
+from codecvit.trainers.pretrain_sources import open_sources, step_work
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def read(sources, steps):
 
 
 def test_each_phase_reads_its_own_bucket_from_its_own_place(phased, mesh):
-    sources = Sources(phased)
+    sources = open_sources(phased)
     rows = read(sources, range(1, 7))
     shapes = [rows[step]["patches"].shape[:2] for step in range(1, 7)]
     assert shapes == [(8, 16), (8, 16), (8, 32), (8, 32), (4, 32), (4, 32)]
-    again = Sources(phased)
+    again = open_sources(phased)
     first = np.concatenate([row["index"] for row in read(again, (1, 2)).values()])
     # The phase starts at example 5 of the same stream.
     assert rows[3]["index"].tolist() == first[5:13].tolist()
@@ -51,7 +51,7 @@ def test_each_phase_reads_its_own_bucket_from_its_own_place(phased, mesh):
 
 
 def test_a_state_goes_on_in_the_middle_of_a_phase(phased, mesh):
-    whole, one, two = Sources(phased), Sources(phased), Sources(phased)
+    whole, one, two = open_sources(phased), open_sources(phased), open_sources(phased)
     rows = read(whole, range(1, 7))
     read(one, range(1, 5))
     two.set_state(one.get_state())
@@ -63,13 +63,13 @@ def test_a_state_goes_on_in_the_middle_of_a_phase(phased, mesh):
 
 def test_a_shuffle_window_reaches_the_loader(config_values, mesh):
     config_values["sources"]["video"]["shuffle_window"] = 8
-    sources = Sources(PretrainConfig.from_dict(config_values))
+    sources = open_sources(PretrainConfig.from_dict(config_values))
     assert sorted(sources.next(1)["video"]["index"].tolist()) == list(range(8))
     sources.close()
 
 
 def test_a_state_of_other_sources_is_refused(phased, mesh):
-    sources = Sources(phased)
+    sources = open_sources(phased)
     with pytest.raises(ValueError, match=r"written with the sources \['image'\], the run has"):
         sources.set_state({"image": {"phase": "", "examples": 0}})
     with pytest.raises(ValueError, match="in phase 'gone' of config.sources.video"):
@@ -89,8 +89,8 @@ def test_work_follows_the_phase(phased):
     assert [current_phase(source, step) for step in (1, 2, 3, 4, 5)] == ["", ""] + ["wide"] * 2 + [
         "small"
     ]
-    assert source_tokens(phased, 1) == {"video": 8 * 16}
-    assert source_tokens(phased, 6) == {"video": 4 * 32}
+    assert step_work(phased, 1)["source_tokens"] == {"video": 8 * 16}
+    assert step_work(phased, 6)["source_tokens"] == {"video": 4 * 32}
     assert step_work(phased, 6)["samples"] == 4
 
 

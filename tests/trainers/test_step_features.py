@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.loss_spikes import init_spikes, update_spikes
+from codecvit.trainers.pretrain_config import PretrainConfig
 
 # Adam's first steps have the size of the rate whatever the gradient; this eps lets it count.
 PLAIN = {"lr": 1e-2, "schedule": "constant", "eps": 1.0, "weight_decay": 0.0}
@@ -88,7 +88,7 @@ def test_frozen_blocks_stay_and_the_rest_learns(config_values, batch, run):
 
 
 def test_a_frozen_encoder_costs_no_backward_pass(config_values, batch):
-    from codecvit.trainers.train_step import init_state, make_train_step
+    from codecvit.trainers.pretrain_step import init_state, make_train_step
 
     def flops(**optim):
         config = config_of(config_values, optim=optim)

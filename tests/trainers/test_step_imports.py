@@ -9,14 +9,14 @@ for name in ("grain", "av", "PIL", "array_record", "ml_collections", "safetensor
              "tensorboardX", "fsspec", "torch", "matplotlib"):
     sys.modules[name] = None
 import codecvit.losses, codecvit.models
-from codecvit.trainers import config, flops, mesh, optim, train_step
-made = config.PretrainConfig.from_dict({
+from codecvit.trainers import flops, mesh, optim, pretrain_config, pretrain_step
+made = pretrain_config.PretrainConfig.from_dict({
     "model": {"variant": "Ti/14"},
     "sources": {"a": {"records": "none", "batch_size": 8, "budget": 16}},
     "heads": {"main": {"num_classes": 8}},
     "total_steps": 1,
 })
-train_step.make_train_step(made)
+pretrain_step.make_train_step(made)
 print("made")
 """
 

@@ -14,8 +14,8 @@ from codecvit.models.config import ViTConfig
 from codecvit.models.vit import ViT
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.mesh import make_mesh
-from codecvit.trainers.probe import probe_on_mesh
-from codecvit.trainers.probe_config import AttentiveProbeConfig
+from codecvit.trainers.probe.__main__ import probe_on_mesh
+from codecvit.trainers.probe.config import AttentiveProbeConfig
 
 PATCH = 8
 CLASSES = 3

@@ -19,11 +19,11 @@ from codecvit.data.records import RecordSet
 from codecvit.evaluators.knn import UNRANKED
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.metrics import read_metrics
-from codecvit.trainers.probe_config import AttentiveProbeConfig
-from codecvit.trainers.probe_encoders import FrozenEncoder
-from codecvit.trainers.probe_examples import read_probe_data
-from codecvit.trainers.probe_passes import Passes, Seen
-from codecvit.trainers.probe_scores import score_test
+from codecvit.trainers.probe.config import AttentiveProbeConfig
+from codecvit.trainers.probe.encoders import FrozenEncoder
+from codecvit.trainers.probe.examples import read_probe_data
+from codecvit.trainers.probe.passes import Passes, Seen
+from codecvit.trainers.probe.scores import score_test
 from codecvit.trainers.run_config import MeshConfig
 
 CONFIG = Path(__file__).resolve().parents[3] / "src" / "configs" / "probe.py"

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from codecvit.trainers.probe_examples import read_probe_data, split_training
+from codecvit.trainers.probe.examples import read_probe_data, split_training
 
 
 def test_examples_and_records_are_matched_by_key(data):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codecvit.__main__ import main
-from codecvit.trainers.probe_report import find_pairs, read_cells, summarise
+from codecvit.trainers.probe.report import find_pairs, read_cells, summarise
 
 N = 300
 

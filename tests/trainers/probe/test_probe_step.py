@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from codecvit.models.classifier import AttentiveClassifier
-from codecvit.trainers.probe_config import AttentiveProbeConfig
-from codecvit.trainers.probe_step import init_probe, keep_best, make_probe_step, make_scores
+from codecvit.trainers.probe.config import AttentiveProbeConfig
+from codecvit.trainers.probe.step import init_probe, keep_best, make_probe_step, make_scores
 
 C, D, STEPS = 5, 64, 4
 HEAD = AttentiveClassifier(C, "float32")

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..data.pipeline import make_loader
-from ..data.records import RecordSet
-from .mesh import put_batch
-from .probe_config import AttentiveProbeConfig
-from .probe_encoders import Features, FrozenEncoder, mean_of_tokens
+from ...data.pipeline import make_loader
+from ...data.records import RecordSet
+from ..mesh import put_batch
+from .config import AttentiveProbeConfig
+from .encoders import Features, FrozenEncoder, mean_of_tokens
 
 
 class Seen(NamedTuple):

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .parse_config import build, require
-from .run_config import CheckpointConfig, MeshConfig
+from ..parse_config import build, require
+from ..run_config import CheckpointConfig, MeshConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..models.classifier import AttentiveClassifier
-from .probe_config import AttentiveProbeConfig
+from ...models.classifier import AttentiveClassifier
+from .config import AttentiveProbeConfig
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from codecvit.configs.common import add_defaults, parse_arg
-from codecvit.trainers.config import PretrainConfig
+from codecvit.trainers.pretrain_config import PretrainConfig
 
 
 @pytest.mark.parametrize(

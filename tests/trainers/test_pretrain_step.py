@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from codecvit.trainers import mesh as meshes
-from codecvit.trainers.config import PretrainConfig
 from codecvit.trainers.flops import train_flops_per_token
+from codecvit.trainers.pretrain_config import PretrainConfig
+from codecvit.trainers.pretrain_step import init_state, make_train_step, padded_classes
 from codecvit.trainers.run_config import MeshConfig
-from codecvit.trainers.train_step import init_state, make_train_step, padded_classes
 
 
 def test_the_loss_of_one_batch_falls(config_values, batch, run):

@@ -15,14 +15,7 @@ import jax
 from ..data.augment import AugmentConfig
 from ..models.config import ViTConfig
 from .parse_config import build, require, unknown_field
-from .run_config import (
-    CheckpointConfig,
-    EmaConfig,
-    InitConfig,
-    MeshConfig,
-    OptimConfig,
-    ProfileConfig,
-)
+from .run_config import GroupConfig, RunConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,8 +78,8 @@ class SourceConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Class centres of one labelling, with their loss and their part of the optimiser.
+class HeadConfig(GroupConfig):
+    """Class centres of one labelling, with their loss and their group of the optimiser.
 
     Attributes:
       num_classes: number of classes.
@@ -95,11 +88,6 @@ class HeadConfig:
       chunks: the class shard of a device is processed in this many pieces; more need less memory.
       sample_rate: share of the classes that a step's softmax runs over: those of the batch and a
         draw of the others; 1 takes all. Published: 0.1.
-      lr_mult: factor on the learning rate.
-      weight_decay: decoupled weight decay of the centres.
-      clip_norm: gradients of this head are clipped to this global norm.
-      first_moment_dtype: float32, or bfloat16 to store Adam's first moment of the centres in half
-        the memory.
     """
 
     num_classes: int
@@ -108,10 +96,6 @@ class HeadConfig:
     filter_threshold: float = 0.75
     chunks: int = 1
     sample_rate: float = 1.0
-    lr_mult: float = 1.0
-    weight_decay: float = 0.05
-    clip_norm: float = 5.0
-    first_moment_dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,52 +117,26 @@ class ProbeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """A pretraining run.
+class PretrainConfig(RunConfig):
+    """A pretraining run; what it shares with other runs stands in `RunConfig`.
 
     Attributes:
       model: the encoder; in the file `model.variant = "Ti/14"` and any field of ViTConfig.
       sources: named record sets; every step takes one batch of each.
       heads: named sets of class centres.
-      total_steps: optimiser steps of the whole run.
       grad_accum_steps: each batch is cut into this many pieces, whose gradients are averaged in
         float32 before the one optimiser step; memory is that of one piece.
-      optim, mesh, checkpoint, probes, ema, init, profile: see their classes.
-      seed: initialisation, order of the data and every draw.
-      log_steps: metrics are fetched from the devices and written each so many steps.
-      max_nan_steps: the run stops after so many non-finite steps in a row; each leaves the state as
-        it was.
-      max_bad_records: the run stops once more records than this were unreadable.
-      spike_deviations: a loss more than so many standard deviations above its running mean counts
-        as a spike.
-      peak_tflops: peak of one device in TFLOP/s for the MFU; 0 looks the device kind up.
-      deterministic: have a GPU use deterministic kernels only: the same seed gives the same bits,
-        more slowly. A CPU and a TPU always do.
-      wandb_project: also log to this project of Weights & Biases (extra `wandb`); "" doesn't.
+      probes: by name, probes that run inside training.
     """
 
     model: ViTConfig
     sources: Mapping[str, SourceConfig]
     heads: Mapping[str, HeadConfig]
-    total_steps: int
     grad_accum_steps: int = 1
-    optim: OptimConfig = OptimConfig()
-    mesh: MeshConfig = MeshConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
     probes: Mapping[str, ProbeConfig] = dataclasses.field(default_factory=dict)
-    ema: EmaConfig = EmaConfig()
-    init: InitConfig = InitConfig()
-    profile: ProfileConfig = ProfileConfig()
-    seed: int = 0
-    log_steps: int = 50
-    max_nan_steps: int = 10
-    max_bad_records: int = 100
-    spike_deviations: float = 6.0
-    peak_tflops: float = 0.0
-    deterministic: bool = False
-    wandb_project: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sources:
             raise ValueError("config.sources is empty: name at least one record set")
         require(self.grad_accum_steps >= 1, "config.grad_accum_steps", self.grad_accum_steps)
@@ -186,14 +144,11 @@ class PretrainConfig:
             self._check_source(f"config.sources.{name}", source)
         for name, head in self.heads.items():
             _check_head(f"config.heads.{name}", head)
-        require(self.total_steps >= 0, "config.total_steps", self.total_steps)
-        require(self.log_steps >= 1, "config.log_steps", self.log_steps)
-        require(self.spike_deviations > 0, "config.spike_deviations", self.spike_deviations)
-        for name in self.init.heads:
-            if name not in self.heads:
+        known = [f"heads/{name}" for name in sorted(self.heads)]
+        for part in self.init.parts:
+            if part not in known:
                 raise ValueError(
-                    f"config.init.heads names {name!r}, which is not in config.heads: "
-                    f"{sorted(self.heads)}"
+                    f"config.init.parts names {part!r}; beside the encoder there are {known}"
                 )
 
     @classmethod
@@ -212,10 +167,6 @@ class PretrainConfig:
         if model is None:
             raise ValueError("config.model is missing: give at least model.variant, e.g. 'B/14'")
         return build(cls, {**values, "model": model_config(model)}, "config")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The resolved configuration as JSON types; `from_dict` takes it back."""
-        return dataclasses.asdict(self)
 
     def _check_source(self, path: str, source: SourceConfig) -> None:
         if source.head not in self.heads:
@@ -283,12 +234,11 @@ def model_config(values: Mapping[str, Any] | ViTConfig) -> ViTConfig:
 
 
 def _check_head(path: str, head: HeadConfig) -> None:
+    head.check(path)
     ranges = {
         "num_classes": head.num_classes >= 2,
         "chunks": head.chunks >= 1,
         "sample_rate": 0 < head.sample_rate <= 1,
-        "clip_norm": head.clip_norm > 0,
-        "first_moment_dtype": head.first_moment_dtype in ("float32", "bfloat16"),
     }
     for field, inside in ranges.items():
         require(inside, f"{path}.{field}", getattr(head, field))

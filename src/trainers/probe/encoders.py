@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ..convert.load import read_checkpoint
-from ..data.records import RecordError, RecordSet
-from ..models.vit import ViT
-from .config import model_config
-from .flops import train_flops_per_token
-from .mesh import put_batch, shard_tree
-from .probe_config import AttentiveProbeConfig
-from .probe_examples import ProbeData
+from ...convert.load import read_checkpoint
+from ...data.records import RecordError, RecordSet
+from ...models.vit import ViT
+from ..flops import train_flops_per_token
+from ..mesh import put_batch, shard_tree
+from ..pretrain_config import model_config
+from .config import AttentiveProbeConfig
+from .examples import ProbeData
 
 HF_PREFIX = "hf:"
 _INPUTS = ("patches", "positions", "length")
@@ -110,7 +110,7 @@ def _open_torch(
             f"{manifest['mode']!r}: choose config.input = framesN"
         )
     # Imported here: our own encoders need no torch.
-    from ..convert.torch_encoder import TorchEncoder
+    from ...convert.torch_encoder import TorchEncoder
 
     name = config.encoder.removeprefix(HF_PREFIX)
     model = TorchEncoder(name, longest // _frame_patches(records), config.dtype)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.records import RecordSet
-from ..evaluators.labelled import held_out
+from ...data.records import RecordSet
+from ...evaluators.labelled import held_out
 
 METRICS = ("top1", "mean_average_precision")
 _SHOWN = 5

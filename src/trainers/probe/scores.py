@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluators.knn import knn
-from ..evaluators.linear_probe import linear_probe
-from ..evaluators.outcomes import Outcomes, join, measure, outcomes
-from .probe_examples import ProbeData, Split
-from .probe_passes import Passes, Seen
+from ...evaluators.knn import knn
+from ...evaluators.linear_probe import linear_probe
+from ...evaluators.outcomes import Outcomes, join, measure, outcomes
+from .examples import ProbeData, Split
+from .passes import Passes, Seen
 
 
 class Embeddings:

@@ -19,17 +19,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ..cluster.features import Features, descriptors, embeddings, encoder_embed
-from ..data.records import RecordSet, load_labels
-from ..evaluators.knn import knn
-from ..evaluators.linear_probe import linear_probe
-from ..models.config import ViTConfig
-from ..models.vit import ViT
-from .config import ProbeConfig
-from .mesh import put_batch
+from ...cluster.features import Features, descriptors, embeddings, encoder_embed
+from ...data.records import RecordSet, load_labels
+from ...evaluators.knn import knn
+from ...evaluators.linear_probe import linear_probe
+from ...models.config import ViTConfig
+from ...models.vit import ViT
+from ..mesh import put_batch
+from ..pretrain_config import ProbeConfig
 
 
-class Probe:
+class RecordProbe:
     """Probes the encoder of a run on two labelled record sets.
 
     Args:

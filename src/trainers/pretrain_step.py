@@ -16,12 +16,9 @@ import optax
 from ..losses.cluster_discrimination import cluster_discrimination
 from ..models.vit import ViT
 from .accumulate import mean_gradient
-from .config import HeadConfig, PretrainConfig
-from .loss_spikes import init_spikes, update_spikes
 from .optim import frozen_mask, make_optimizer, make_schedules
-
-State = dict[str, Any]
-Batches = Mapping[str, Mapping[str, jax.Array]]
+from .pretrain_config import HeadConfig, PretrainConfig
+from .update import Batches, State, apply_gradient, init_run_state
 
 
 def padded_classes(num_classes: int) -> int:
@@ -52,20 +49,9 @@ def init_state(config: PretrainConfig, key: jax.Array) -> State:
         for i, (name, head) in enumerate(sorted(config.heads.items()))
     }
     params = {"encoder": encoder, "heads": heads}
-    zero = jnp.zeros((), jnp.int32)
-    state = {
-        "params": params,
-        "opt_state": _optimizer(config).init(params),
-        "hits": {name: jnp.zeros(len(head["centres"]), bool) for name, head in heads.items()},
-        "loss_spikes": init_spikes(),
-        "step": zero,
-        "nan_steps": zero,
-        "nan_steps_in_row": zero,
-        "bad_records": zero,
-    }
-    if config.ema.enabled:
-        state["ema"] = encoder
-    return state
+    state = init_run_state(config, params, _optimizer(config))
+    hits = {name: jnp.zeros(len(head["centres"]), bool) for name, head in heads.items()}
+    return {**state, "hits": hits}
 
 
 def make_train_step(
@@ -84,7 +70,7 @@ def make_train_step(
     """
     vit = ViT(config.model)
     optimizer = _optimizer(config)
-    schedules = make_schedules(config.optim, config.heads, config.total_steps)
+    schedules = make_schedules(config.optim, _groups(config), config.total_steps)
 
     def source_loss(
         name: str, params: Any, batch: Mapping[str, jax.Array], key: jax.Array
@@ -130,41 +116,24 @@ def make_train_step(
         (loss, metrics), grads = mean_gradient(
             loss_fn, state["params"], batches, key, config.grad_accum_steps
         )
-        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        new = {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
-        if config.ema.enabled:
-            new["ema"] = optax.incremental_update(
-                new["params"]["encoder"], state["ema"], 1 - config.ema.decay
-            )
-
-        norms = {"encoder": optax.tree.norm(grads["encoder"])}
-        norms |= {f"head_{name}": optax.tree.norm(g) for name, g in grads["heads"].items()}
-        finite = jnp.isfinite(loss) & jnp.isfinite(sum(norms.values()))
-        old = {key: state[key] for key in new}
-        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-        bad = (~finite).astype(jnp.int32)
-        unread = sum(jnp.sum(batch["weight"] == 0, dtype=jnp.int32) for batch in batches.values())
-        hits = _update_hits(config, state["hits"], batches)
-        metrics |= {"loss": loss} | {f"grad_norm/{name}": norm for name, norm in norms.items()}
+        new, update_metrics = apply_gradient(config, optimizer, state, batches, loss, grads)
+        new["hits"] = _update_hits(config, state["hits"], batches)
+        metrics |= update_metrics
         updates_done = state["step"] - state["nan_steps"]
         metrics |= {f"lr/{name}": schedule(updates_done) for name, schedule in schedules.items()}
         for name, head in config.heads.items():
-            metrics[f"never_hit/{name}"] = 1.0 - hits[name].sum() / head.num_classes
-        return kept | {
-            "hits": hits,
-            "loss_spikes": update_spikes(state["loss_spikes"], loss, config.spike_deviations),
-            "step": state["step"] + 1,
-            "nan_steps": state["nan_steps"] + bad,
-            "nan_steps_in_row": (state["nan_steps_in_row"] + 1) * bad,
-            "bad_records": state["bad_records"] + unread,
-        }, metrics
+            metrics[f"never_hit/{name}"] = 1.0 - new["hits"][name].sum() / head.num_classes
+        return new, metrics
 
     return train_step
 
 
 def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
-    return make_optimizer(config.optim, config.heads, config.total_steps, config.model.depth)
+    return make_optimizer(config.optim, _groups(config), config.total_steps, config.model.depth)
+
+
+def _groups(config: PretrainConfig) -> dict[str, HeadConfig]:
+    return {f"heads/{name}": head for name, head in config.heads.items()}
 
 
 def _update_hits(

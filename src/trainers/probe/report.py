@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluators.outcomes import Outcomes, bootstrap, measure
-from .plot import html_page, svg_text
-from .probe import OUTCOMES, RESULTS, write_json
+from ...evaluators.outcomes import Outcomes, bootstrap, measure
+from ...files import write_json
+from ..plot import html_page, svg_text
+from .results import OUTCOMES, RESULTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,28 +25,25 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from .. import __version__
-from ..data.augment import AugmentConfig
-from ..data.pipeline import make_loader
-from ..data.records import RecordSet
-from ..evaluators.outcomes import measure
-from ..files import write_atomic
-from ..models.classifier import AttentiveClassifier
-from . import mesh as meshes
-from .checkpoints import Checkpoints
-from .command import run_command
-from .metrics import MetricWriter, Throughput
-from .preemption import StopSignal
-from .probe_config import AttentiveProbeConfig
-from .probe_encoders import FrozenEncoder, open_encoder
-from .probe_examples import ProbeData, read_probe_data, shown, split_training
-from .probe_passes import Passes
-from .probe_scores import TestScores, baselines, embed_training, held_out_scores, score_test
-from .probe_step import init_probe, keep_best, make_probe_step, make_scores
+from ... import __version__
+from ...data.augment import AugmentConfig
+from ...data.pipeline import make_loader
+from ...data.records import RecordSet
+from ...files import write_json
+from ...models.classifier import AttentiveClassifier
+from .. import mesh as meshes
+from ..checkpoints import Checkpoints
+from ..command import run_command
+from ..metrics import MetricWriter, Throughput
+from ..preemption import StopSignal
+from .config import AttentiveProbeConfig
+from .encoders import open_encoder
+from .examples import read_probe_data, shown, split_training
+from .passes import Passes
+from .results import LEFT_OUT, OUTCOMES, RESULTS, describe, left_out
+from .scores import baselines, embed_training, held_out_scores, score_test
+from .step import init_probe, keep_best, make_probe_step, make_scores
 
-RESULTS = "results.json"
-OUTCOMES = "test.npz"
-LEFT_OUT = "left_out.json"
 # Rows of a batch have a multiple of this many tokens: a TPU's attention needs it.
 TOKEN_STEP = 128
 
@@ -241,56 +238,6 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         checkpoints.close()
         writer.close()
         stop.close()
-
-
-def describe(
-    config: AttentiveProbeConfig,
-    data: ProbeData,
-    encoder: FrozenEncoder,
-    state: dict[str, Any],
-    test: TestScores,
-) -> dict[str, Any]:
-    """What results.json says."""
-    best, missing = state["best"], len(data.test.missing)
-    return {
-        "version": __version__,
-        "dataset": data.name,
-        "metric": data.metric,
-        "num_classes": data.num_classes,
-        "encoder": config.label or config.encoder,
-        "input": config.input,
-        "mode": data.test.views[0].manifest["mode"],
-        "tokens": encoder.tokens,
-        "views": len(data.test.views),
-        "seed": config.seed,
-        "lr": config.lrs[int(best["rate"])],
-        "epoch": int(best["epoch"]),
-        "val": {data.metric: float(best["score"])},
-        "test": measure(test.outcomes),
-        "test_examples": len(data.test.keys),
-        "test_missing": missing,
-        "test_unreadable": int((~test.seen_N).sum()) - missing,
-        "train_examples": len(data.train.keys),
-        "train_missing": len(data.train.missing),
-        "train_unreadable_rows": int(state["bad_records"]),
-        "nan_steps": state["nan_steps"].tolist(),
-    }
-
-
-def left_out(data: ProbeData, test: TestScores) -> dict[str, list[str]]:
-    """Keys of the examples that no record stands for, and of test examples that can't be read."""
-    unseen = [key for key, seen in zip(data.test.keys, test.seen_N, strict=True) if not seen]
-    missing = set(data.test.missing)
-    return {
-        "train_missing": data.train.missing,
-        "test_missing": sorted(missing),
-        "test_unreadable": [key for key in unseen if key not in missing],
-    }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def main(argv: list[str]) -> int:

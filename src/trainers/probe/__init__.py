@@ -1,0 +1,1 @@
+"""Probes of a frozen encoder: attentive (`__main__`), k-NN and linear (`records`)."""
