@@ -117,7 +117,7 @@ def test_a_bfloat16_encoder_meets_float32_centres(config_values):
         ("chunks", 0),
         ("sample_rate", 0.0),
         ("sample_rate", 1.1),
-        ("clip_norm", 0.0),
+        ("clip_norm", -1.0),
         ("first_moment_dtype", "float16"),
     ],
 )
