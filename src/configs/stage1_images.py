@@ -79,9 +79,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.total_steps = steps
     config.grad_accum_steps = arg.accumulate
     config.mesh = ConfigDict({"fsdp": arg.fsdp})
-    config.init = ConfigDict({"checkpoint": arg.init, "heads": ("images",) if arg.init else ()})
+    config.init = _init(arg)
     config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3, "keep_every_steps": 50_000})
     return add_defaults(config)
+
+
+def _init(arg: ConfigDict) -> ConfigDict:
+    return ConfigDict({"checkpoint": arg.init, "parts": ("heads/images",) if arg.init else ()})
 
 
 def _runlocal(arg: ConfigDict) -> ConfigDict:
@@ -100,6 +104,6 @@ def _runlocal(arg: ConfigDict) -> ConfigDict:
     config.heads = ConfigDict({"images": published_head(16)})
     config.optim = published_optim(1e-3, warmup_steps=5)
     config.total_steps = 20
-    config.init = ConfigDict({"checkpoint": arg.init, "heads": ("images",) if arg.init else ()})
+    config.init = _init(arg)
     config.log_steps = 5
     return add_defaults(config)

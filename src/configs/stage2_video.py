@@ -113,7 +113,7 @@ def _sources(
 
 
 def _init(arg: ConfigDict) -> ConfigDict:
-    return ConfigDict({"checkpoint": arg.init, "heads": ("images",) if arg.init else ()})
+    return ConfigDict({"checkpoint": arg.init, "parts": ("heads/images",) if arg.init else ()})
 
 
 def _runlocal(arg: ConfigDict) -> ConfigDict:
