@@ -1,5 +1,6 @@
 """Training losses."""
 
 from .cluster_discrimination import cluster_discrimination
+from .contrastive import contrastive
 
-__all__ = ["cluster_discrimination"]
+__all__ = ["cluster_discrimination", "contrastive"]
