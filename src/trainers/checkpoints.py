@@ -18,7 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from ..models.config import ViTConfig
 from .mesh import path_name
 from .run_config import CheckpointConfig, InitConfig
 
@@ -230,23 +229,25 @@ def head_centres(path: str | Path, head: str) -> np.ndarray:
         return np.asarray(ocp.load_checkpointables(folder, wanted)["train"][key])
 
 
-def require_same_encoder(checkpoint: str, model: ViTConfig) -> None:
+def require_same_encoder(checkpoint: str, model: Any) -> None:
     """Compares what the shapes of the parameters don't show.
 
     Args:
       checkpoint: a work directory or one checkpoint of it.
-      model: what a run is about to compute with the parameters.
+      model: the encoder's configuration in the run that is about to take the parameters over.
 
     Raises:
       ValueError: they were trained with other heads, frequencies or epsilon.
     """
     folder = find_checkpoint(checkpoint)
     trained = _read_metadata(folder).custom_metadata["config"]["model"]
+    trained = trained.get("vision", trained)  # of an image-text run
     for field in ("num_heads", "rope_theta", "layer_norm_eps"):
-        if trained[field] != getattr(model, field):
+        there, here = trained.get(field), getattr(model, field, None)
+        if there != here:
             raise ValueError(
-                f"{folder} was trained with model.{field} = {trained[field]}, config.model.{field} "
-                f"= {getattr(model, field)}: set it to the same"
+                f"{folder} was trained with {field} = {there}, the encoder of this run has {field} "
+                f"= {here}: set it to the same"
             )
 
 
