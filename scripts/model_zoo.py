@@ -1,7 +1,7 @@
 """Writes docs/model_zoo.md from src/configs/openvision.py: parameters, tokens, FLOPs, figures.
 
-    python scripts/model_zoo.py            # write it
-    python scripts/model_zoo.py --check    # exit 1 if it is not what would be written
+python scripts/model_zoo.py            # write it
+python scripts/model_zoo.py --check    # exit 1 if it is not what would be written
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from codecvit.trainers.flops import train_flops_per_token
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "model_zoo.md"
 HEAD = """# Model zoo
 
-Made by `python scripts/model_zoo.py`; do not edit. Every row is a config: `src/configs/openvision.py:img=NAME,stage=STAGE`.
+Made by `python scripts/model_zoo.py`; do not edit. Every row is a config:
+`src/configs/openvision.py:img=NAME,stage=STAGE`.
 
-Parameters are counted on the models as built here: image tower with its head, text tower, caption decoder of version 1. Tokens are
-patches of one image; GFLOPs are those of the image tower's blocks for one image, forward alone, by the analytic count of
-[`flops.py`](../src/trainers/flops.py). **Figures of ImageNet-1k zero-shot top-1 are the authors' own** (OpenVision's README, 12.8 billion
-pairs and more on TPU pods); none has been reproduced here, and there is no checkpoint of ours of any of these rows. What was measured
-here is the made set of [results.md](results.md#zero-shot-on-made-pairs).
+Parameters are counted on the models as built here: image tower with its head, text tower, caption
+decoder of version 1. Tokens are patches of one image; GFLOPs are those of the image tower's blocks
+for one image, forward alone, by the analytic count of [`flops.py`](../src/trainers/flops.py).
+**Figures of ImageNet-1k zero-shot top-1 are the authors' own** (OpenVision's README; 12.8 billion
+pairs and more on TPU pods). None has been reproduced here, and there is no checkpoint of ours of
+any of these rows.
 
 | model | image | text | decoder | resolution | tokens | GFLOPs | ImageNet, theirs | ours |
 |---|---|---|---|---|---|---|---|---|
 """
 TAIL = """
-To measure a checkpoint of a row, ours or a published one after `codecvit import` (docs/openclip.md):
+To measure a checkpoint of a row, ours or a published one after `codecvit import`:
 
 ```bash
-codecvit evaluate-pairs CHECKPOINT --zero-shot IMAGENET_RECORDS --labels class --classes IMAGENET_RECORDS/classes.txt
-codecvit evaluate-pairs CHECKPOINT --retrieval records:COCO_RECORDS
+codecvit evaluate-pairs CHECKPOINT --tokenizer vocab.txt --zero-shot records:IMAGENET_VAL \\
+    --classes classes.txt --templates openai80
+codecvit evaluate-pairs CHECKPOINT --tokenizer vocab.txt --retrieval records:COCO_VAL
 ```
 """
 

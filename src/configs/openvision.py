@@ -1,15 +1,12 @@
 """Image-text training by the OpenVision recipes, from low to high resolution.
 
-    codecvit train-pairs --config=src/configs/openvision.py:img=B/16,stage=pre,pairs=records:PAIRS \\
-        --workdir=runs/B16/pre
-    codecvit train-pairs --config=src/configs/openvision.py:img=B/16,stage=ft224,init=runs/B16/pre \\
-        --workdir=runs/B16/ft224
+    codecvit train-pairs --workdir=runs/B16/pre \\
+        --config=src/configs/openvision.py:img=B/16,stage=pre,pairs=records:PAIRS,vocab=vocab.txt
+    codecvit train-pairs --workdir=runs/B16/ft224 --config=src/configs/openvision.py:\\
+        img=B/16,stage=ft224,pairs=records:PAIRS,vocab=vocab.txt,init=runs/B16/pre
 
-scripts/contrastive/train.sh runs all stages one after the other. On this machine, in minutes, with
-made pairs (scripts/contrastive/train.sh with LOCAL=1 makes them):
-
-    codecvit train-pairs --config=src/configs/openvision.py:runlocal,pairs=table:PAIRS/train.jsonl \\
-        --workdir=runs/pairs
+scripts/contrastive/train.sh runs all stages one after the other; with LOCAL=1 it does so on this
+machine, in minutes, shrunk by the argument `runlocal`, on pairs that it makes.
 
 Arguments:
   img: image tower, SIZE/PATCH: a row of MODELS, such as B/16.
@@ -157,9 +154,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     config.sources = ConfigDict({"pairs": source})
     config.tokenizer = arg.vocab or "vocab.txt"
-    config.text = ConfigDict(
-        {"token_len": arg.token_len, "output_token_len": arg.output_token_len}
-    )
+    config.text = ConfigDict({"token_len": arg.token_len, "output_token_len": arg.output_token_len})
     config.contrastive = ConfigDict({"chunks": 8})
     config.captioning = ConfigDict({"keep_ratio": keep_ratio(arg)})
     config.optim = optim(arg.base_lr or stage.base_lr, factor)
@@ -178,7 +173,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return runlocal(config, arg) if arg.runlocal else add_pair_defaults(config)
 
 
-COLOURS = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grey": 0.2}
+COLOURS = {
+    "jitter": 0.8,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "grey": 0.2,
+}
 """Probabilities of jitter and grey, and the jitter's strengths (simclr_jitter_gray(0.4))."""
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 
 from ..data.augment import AugmentConfig
-from ..data.pairs.text import PairTextConfig
+from ..data.pairs import PairTextConfig
+from ..data.pairs.loader import kept_patches
 from ..models.captioning import CaptionConfig
 from ..models.clip import ClipConfig
 from ..models.config import ViTConfig
@@ -31,6 +32,7 @@ class PairSourceConfig:
 
     Attributes:
       pairs: where they lie, KIND:PATH (docs/data.md), or several joined by "+", which are mixed.
+      preset, columns: which columns of them are what, as for `codecvit pack-pairs`.
       mix_weights: share of each of several, up to a common factor; () goes by their sizes.
       batch_size: pairs of this source in one optimiser step, over all devices; each is a negative
         of the others.
@@ -45,6 +47,8 @@ class PairSourceConfig:
     pairs: str
     batch_size: int
     image_size: int
+    preset: str = "default"
+    columns: str = ""
     budget: int = 0
     augment: AugmentConfig = AugmentConfig()
     mix_weights: tuple[float, ...] = ()
@@ -89,17 +93,18 @@ class ZeroShotConfig:
     """Zero-shot classification inside training (docs/image_text_evaluation.md).
 
     Attributes:
-      records: record set of the test images.
-      labels: a labels/NAME.npy of it.
+      pairs: the test images, KIND:PATH; the first text of each is the name of its class.
       classes: file of class names, a line each, aliases separated by commas.
+      preset, columns: which column holds the name of the class.
       templates: name of a template set or a file of them.
       every_steps: cadence; the last step always evaluates.
       batch_size: images or texts embedded at once, over all devices.
     """
 
-    records: str
-    labels: str
+    pairs: str
     classes: str
+    preset: str = "imagenet"
+    columns: str = ""
     templates: str = "openai7"
     every_steps: int = 1000
     batch_size: int = 256
@@ -111,10 +116,13 @@ class RetrievalConfig:
 
     Attributes:
       pairs: the test pairs, KIND:PATH; all texts of an image count as its captions.
+      preset, columns: which columns hold the captions.
       every_steps, batch_size: as for ZeroShotConfig.
     """
 
     pairs: str
+    preset: str = "coco"
+    columns: str = ""
     every_steps: int = 1000
     batch_size: int = 256
 
@@ -219,11 +227,6 @@ def source_budget(config: ContrastiveConfig, name: str) -> int:
     source = config.sources[name]
     patches = (source.image_size // config.model.vision.patch) ** 2
     return source.budget or kept_patches(patches, source.mask_ratio)
-
-
-def kept_patches(patches: int, mask_ratio: float) -> int:
-    """Patches of an image that are left of a mask."""
-    return max(1, patches - int(patches * mask_ratio))
 
 
 def clip_config(values: Mapping[str, Any] | ClipConfig) -> ClipConfig:

@@ -28,7 +28,10 @@ def open_sources(config: ContrastiveConfig, tokenizer: Tokenizer) -> Sources:
                 f"{devices} devices"
             )
         loader = make_pair_loader(
-            [open_pairs(spec) for spec in source.pairs.split("+")],
+            [
+                open_pairs(spec, preset=source.preset, columns=source.columns)
+                for spec in source.pairs.split("+")
+            ],
             tokenizer,
             config.text,
             weights=source.mix_weights or None,
@@ -96,11 +99,11 @@ def step_work(config: ContrastiveConfig) -> dict[str, Any]:
             pair += 2 * T * train_flops_per_token(model.text, T)  # two texts
             pair += 2 * head_flops_per_sample(model.embed_dim, source.batch_size)
         if model.decoder is not None:
-            O = model.decoder.output_length
+            outputs = model.decoder.output_length
             prefix = round(length * config.captioning.keep_ratio)
             prefix += 0 if model.text is None else model.text.context_length - 1
-            pair += (prefix + O) * train_flops_per_token(model.decoder, prefix + O)
-            pair += O * head_flops_per_sample(model.decoder.width, model.decoder.vocab_size)
+            pair += (prefix + outputs) * train_flops_per_token(model.decoder, prefix + outputs)
+            pair += outputs * head_flops_per_sample(model.decoder.width, model.decoder.vocab_size)
         flops += source.batch_size * pair
     total = sum(tokens.values())
     return {"samples": samples, "tokens": total, "flops": flops, "source_tokens": tokens}

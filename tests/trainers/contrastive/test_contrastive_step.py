@@ -78,14 +78,13 @@ def test_both_losses_of_one_batch_fall_and_add_up(pair_values):
     assert first["loss"] == pytest.approx(total, rel=1e-6)
     assert set(state["params"]) == {"encoder", "image_head", "text", "logit_scale", "decoder"}
     assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {np.dtype(np.float32)}
-    # ln(rows) and ln(vocabulary): nothing is known at first.
-    assert first["pairs/contrastive"] == pytest.approx(np.log(16), rel=0.35)
+    # ln(vocabulary): nothing is known at first.
     assert first["pairs/captioning"] == pytest.approx(np.log(32), rel=0.35)
 
 
 @pytest.mark.parametrize("change", [lambda values: values, version_2, sigmoid])
 def test_the_mesh_does_not_change_the_numbers(pair_values, change):
-    config = ContrastiveConfig.from_dict({**change(pair_values), "total_steps": 2})
+    config = ContrastiveConfig.from_dict({**change(pair_values), "total_steps": 3})
     batches = [batch(seed) for seed in range(2)]
     _, one, history_one = run(config, batches)
     several = dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
