@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -116,7 +115,7 @@ def init(config: ClipConfig, key: jax.Array) -> dict[str, Any]:
             context = jnp.zeros((1, 1), jnp.int32)
         module = CaptionDecoder(decoder)
         params["decoder"] = module.init(keys["decoder"], tokens_BLD, context)["params"]
-    return nn.unbox(params)
+    return params
 
 
 def encode_image(
