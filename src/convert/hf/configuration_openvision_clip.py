@@ -8,7 +8,7 @@ from transformers.configuration_utils import PretrainedConfig
 
 # The first 12 hex digits of the SHA-256 of modeling_openvision_clip.py, for the reason that
 # configuration_onevision_encoder.py gives. docs/openclip.md has the command for it.
-MODELING_VERSION = "0"
+MODELING_VERSION = "90fedcadcd15"
 
 
 class OpenVisionCLIPConfig(PretrainedConfig):

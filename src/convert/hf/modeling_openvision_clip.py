@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -251,6 +252,23 @@ class OpenVisionCLIPModel(PreTrainedModel):
         x_BTD = self.token_embedding(input_ids) + self.positional_embedding
         x_BTD = self.transformer(x_BTD)
         return self.ln_final(x_BTD[:, -1]) @ self.text_projection
+
+    def prepare_texts(self, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+        """Texts -> input_ids int64 [B, T]: begin, tokens, end, padding, and the class token last.
+
+        Args:
+          tokenizer: of the model's folder, as AutoTokenizer opens it.
+          texts: of any length; of a long one the last tokens are left out.
+        """
+        self._require_text()
+        length = self.config.context_length
+        ids_BT = torch.full((len(texts), length), tokenizer.pad_token_id, dtype=torch.long)
+        for row, text in enumerate(texts):
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"][: length - 3]
+            inside = [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id]
+            ids_BT[row, : len(inside)] = torch.tensor(inside)
+        ids_BT[:, -1] = tokenizer.cls_token_id
+        return ids_BT.to(self.device)
 
     def forward(
         self, input_ids: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None

@@ -23,7 +23,7 @@ def small_parts(*, patch=8, bias=False, decoder=None, text=True):
             depth=2,
             num_heads=2,
             mlp_dim=72,
-            vocab_size=60,
+            vocab_size=64,
             context_length=12,
             embed_dim=24,
         )
@@ -35,7 +35,7 @@ def small_parts(*, patch=8, bias=False, decoder=None, text=True):
             depth=1,
             num_heads=2,
             mlp_dim=56,
-            vocab_size=60,
+            vocab_size=64,
             output_length=7,
             image_width=48,
             text_width=32 if decoder == "queries" else None,
