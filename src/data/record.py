@@ -12,6 +12,7 @@ import io
 import json
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -31,7 +32,13 @@ _MAX_INDEX = np.iinfo(np.uint16).max
 
 
 class RecordError(ValueError):
-    """A record, a shard or a record set that cannot be used; the message says which and why."""
+    """A record, a shard or a record set that cannot be used; the message says which and why.
+
+    Attributes:
+      kind: in a word, for counts.
+    """
+
+    kind = "damaged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Record:
       labels: given labels by column name, as text.
       source: path of the file relative to its input, for people.
       picture: of an image the encoded file, which is stored instead of its patches.
+      texts: captions by name, see `data.pairs`.
     """
 
     key: str
@@ -85,6 +93,7 @@ class Record:
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
     picture: bytes | None = None
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("descriptor", "pts", "gaps"):
@@ -132,6 +141,8 @@ def encode_record(record: Record, storage: Storage) -> bytes:
         "labels": record.labels,
         "source": record.source,
     }
+    if record.texts:  # left out else, so that records without texts keep their bytes
+        header["texts"] = record.texts
     tensors = {"descriptor": record.descriptor, "pts": record.pts, "gaps": record.gaps}
     if record.picture is not None:
         tensors["picture"] = np.frombuffer(record.picture, np.uint8)
@@ -192,10 +203,26 @@ def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None =
             group=None if header["group"] is None else tuple(header["group"]),
             labels=header["labels"],
             source=header["source"],
+            texts=header.get("texts", {}),
         )
     except KeyError as error:
         raise RecordError(f"record {header.get('key')!r} lacks the field {error}") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
+
+
+def stored_image(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header and the image file of a record of storage `picture`, which is not decoded.
+
+    Raises:
+      RecordError: the bytes are damaged, or the record holds patches.
+    """
+    header = _read_header(data)
+    try:
+        return header, safetensors.numpy.load(data)["picture"].tobytes()
+    except KeyError as error:
+        raise RecordError(f"record {header.get('key')!r} lacks the field {error}") from error
+    except safetensors.SafetensorError as error:
         raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
 
 

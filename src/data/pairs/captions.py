@@ -1,0 +1,77 @@
+"""Captions that are published apart from their pictures, joined to them by key or by SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from ...files import PathOrUrl, read_bytes
+from .source import Columns, Entry
+from .table import open_rows
+
+JOINS = ("key", "sha256")
+
+
+class Captions:
+    """Rows of a table by what joins them; all in memory.
+
+    Args:
+      rows: fields by join value.
+      join: one of JOINS.
+
+    Attributes:
+      needs: columns of a pair that are looked at for the join.
+      sha256: of the table, hex.
+    """
+
+    def __init__(self, rows: Mapping[str, Mapping[str, Any]], join: str, sha256: str) -> None:
+        self._rows, self._join, self.sha256 = rows, join, sha256
+        self.needs = (join,)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, entry: Entry) -> Mapping[str, Any]:
+        """The columns that are there for a pair."""
+        value = entry.fields.get(self._join)
+        if isinstance(value, bytes):
+            value = value.decode("ascii", "replace")
+        if value is None:
+            if self._join == "key":
+                # Keys of a tar's pairs are SHARD/NAME.
+                value = entry.key if entry.key in self._rows else entry.key.rpartition("/")[2]
+            elif entry.image is not None:
+                value = hashlib.sha256(entry.image).hexdigest()
+        return self._rows.get(str(value).strip(), {})
+
+
+def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
+    """Reads a table of captions.
+
+    Args:
+      path: a local .jsonl or .parquet with the column that joins and those of the texts.
+      join: one of JOINS.
+      columns: which of its columns are texts.
+
+    Raises:
+      ValueError: there is no such table or column, or a join value is there twice.
+    """
+    if join not in JOINS:
+        raise ValueError(f"join = {join!r} must be one of {', '.join(JOINS)}")
+    names = (join, *columns.text_columns)
+    rows: dict[str, Mapping[str, Any]] = {}
+    for row in open_rows(str(path), names):
+        value = row.get(join)
+        if value is None:
+            raise ValueError(f"captions {path}: a row has no {join}")
+        fields = {name: row[name] for name in columns.text_columns if row.get(name) is not None}
+        if rows.setdefault(str(value), fields) != fields:
+            raise ValueError(
+                f"captions {path}: {join} = {value!r} is there twice, with other texts"
+            )
+    if not rows or not any(rows.values()):
+        raise ValueError(
+            f"captions {path} holds none of the columns {', '.join(columns.text_columns)}"
+        )
+    return Captions(rows, join, hashlib.sha256(read_bytes(path)).hexdigest())
