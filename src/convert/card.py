@@ -66,6 +66,12 @@ t spread over 64 slots. Selected patches:
 `codecvit.convert.torch_input(codecvit.pack_video("clip.mp4"))` makes the arguments of the model.
 `codecvit.load(FOLDER)` opens the same folder in JAX.
 """
+    return card + run_sections(training, metrics)
+
+
+def run_sections(training: Mapping[str, Any] | None, metrics: Mapping[str, float] | None) -> str:
+    """The sections of a card about the run: last metrics, record sets, configuration."""
+    card = ""
     if metrics:
         step = int(metrics["step"])
         rows = [f"| {name} | {metrics[name]:.4g} |" for name in sorted(metrics) if name != "step"]
