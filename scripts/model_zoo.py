@@ -38,7 +38,7 @@ To measure a checkpoint of a row, ours or a published one after `codecvit import
 
 ```bash
 codecvit evaluate-pairs CHECKPOINT --tokenizer vocab.txt --zero-shot records:IMAGENET_VAL \\
-    --classes classes.txt --templates openai80
+    --classes classes.txt --templates imagenet
 codecvit evaluate-pairs CHECKPOINT --tokenizer vocab.txt --retrieval records:COCO_VAL
 ```
 """

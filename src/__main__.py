@@ -19,6 +19,14 @@ VERBS = {
     "cluster": ("cluster.__main__", "record set -> k-means labels"),
     "clusters": ("cluster.show", "pictures of clusters, and of samples gathering at them"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
+    "train-pairs": (
+        "trainers.contrastive",
+        "train an encoder on images and texts, contrastive and captioning",
+    ),
+    "evaluate-pairs": (
+        "trainers.pair_evaluation",
+        "zero-shot classification and retrieval of an image-text model",
+    ),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
     "probe": (
         "trainers.probe.__main__",

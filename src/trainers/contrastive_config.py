@@ -105,7 +105,7 @@ class ZeroShotConfig:
     classes: str
     preset: str = "imagenet"
     columns: str = ""
-    templates: str = "openai7"
+    templates: str = "imagenet-7"
     every_steps: int = 1000
     batch_size: int = 256
 

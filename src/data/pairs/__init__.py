@@ -4,6 +4,7 @@ open.py names the kinds of sources, loader.py makes batches of them, pack.py rec
 """
 
 from .loader import PairLoader, make_pair_loader
+from .once import iterate_pairs_once
 from .open import open_pairs
 from .source import COLUMN_PRESETS, Columns, Pair, PairError, PairSource
 from .text import PairTextConfig
@@ -15,6 +16,7 @@ __all__ = [
     "PairError",
     "PairSource",
     "PairTextConfig",
+    "iterate_pairs_once",
     "make_pair_loader",
     "open_pairs",
     "PairLoader",

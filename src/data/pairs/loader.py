@@ -125,12 +125,12 @@ class PairExamples:
 
     def _sequence(self, pair: Pair, rng: np.random.Generator | None) -> PatchSequence:
         if pair.record is None:
-            image = pair.picture()
             if rng is None:
-                rgb_SS3 = centre_crop(image, self.image_size)
+                sequence = picture_sequence(pair, self.image_size, self.patch)
             else:
-                rgb_SS3 = see_picture(image, self.image_size, self.augment, rng)
-            sequence, width = image_sequence(rgb_SS3, self.patch), self.image_size
+                rgb_SS3 = see_picture(pair.picture(), self.image_size, self.augment, rng)
+                sequence = image_sequence(rgb_SS3, self.patch)
+            width = self.image_size
         else:
             sequence, width = pair.record.sequence, pair.record.view[1]
             if sequence.patch != self.patch or self._kept(len(sequence)) > self.budget:
@@ -220,6 +220,15 @@ def make_pair_loader(
         worker_count=worker_count,
         start_index=start_index,
     )
+
+
+def picture_sequence(pair: Pair, image_size: int, patch: int) -> PatchSequence:
+    """The patches of the centre of a pair's picture.
+
+    Raises:
+      PairError: it cannot be decoded.
+    """
+    return image_sequence(centre_crop(pair.picture(), image_size), patch)
 
 
 def kept_patches(length: int, mask_ratio: float) -> int:

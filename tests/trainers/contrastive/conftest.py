@@ -70,5 +70,5 @@ def pair_values(pairs_folder) -> dict:
         "total_steps": 6,
         "optim": {"lr": 1e-3, "warmup_steps": 2, "clip_norm": 0.0, "weight_decay": 0.2},
         "log_steps": 1,
-        "mesh": {"data": 1},
+        "mesh": {"data": -1},
     }
