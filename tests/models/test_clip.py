@@ -107,7 +107,8 @@ def test_parts_start_the_same_beside_any_others():
         for config in (V1, dataclasses.replace(V1, decoder=None, loss="sigmoid"))
     )
     for name in ("encoder", "image_head", "text"):
-        jax.tree.map(np.testing.assert_array_equal, both[name], alone[name])
+        # Two programs, so the last bit may differ.
+        assert_trees_close(both[name], alone[name], 1e-6)
     assert both["logit_scale"]["value"] == pytest.approx(math.log(1 / 0.07))
     assert alone["logit_scale"]["value"] == pytest.approx(math.log(10))
     assert alone["logit_bias"]["value"] == -10
@@ -125,8 +126,9 @@ def run(config, params, batch):
     return image_BE, text_BE, hidden
 
 
-@pytest.mark.parametrize("vision", [VISION, OWN], ids=["openvision", "own"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("vision", "dtype"), [(VISION, "bfloat16"), (OWN, "float32")], ids=["openvision", "own"]
+)
 def test_either_tower_embeds_on_the_sphere(vision, dtype):
     config = ClipConfig(
         vision=dataclasses.replace(vision, dtype=dtype),
@@ -140,8 +142,7 @@ def test_either_tower_embeds_on_the_sphere(vision, dtype):
         np.testing.assert_allclose(jnp.linalg.norm(unit, axis=-1), 1, atol=1e-6)
     assert out[2].dtype == dtype and out[2].shape == (B, 5, 24)
     if dtype == "bfloat16":
-        exact = dataclasses.replace(V1, vision=vision)
-        want = jax.jit(functools.partial(run, exact))(params(config), batch())
+        want = jax.jit(functools.partial(run, V1))(params(config), batch())
         for low, high in zip(out[:2], want[:2], strict=True):
             assert (low * high).sum(-1).min() > 0.998
 
