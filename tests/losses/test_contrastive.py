@@ -237,7 +237,7 @@ def test_bfloat16_rows_keep_float32_logits(bias):
 def test_no_device_holds_the_logits_of_its_rows_with_all_others(shape, bias):
     """512 pairs of width 24: 16 pieces of 32 images."""
     size = 512
-    image, texts = problem(num_texts=2, size=size)
+    image, texts = problem(size=size)
     weights = np.ones(size, np.float32)
     bias = None if bias is None else np.float32(bias)
     own = size // (8 if shape else 1)
