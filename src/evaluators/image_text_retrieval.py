@@ -5,9 +5,13 @@ Shapes: N images, M captions, D features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jax.sharding import Mesh
 
+from ..cluster.features import Features, embeddings
+from ..data.records import RecordSet
 from .captions import CaptionedImages
 from .embedding import EmbedImages, EmbedTexts, image_embeddings, text_embeddings
 from .labelled import Metrics
@@ -120,12 +124,54 @@ def retrieve_files(
     images = image_embeddings(
         data.paths, embed_images, size=size, patch=patch, batch_size=image_batch
     )
-    texts = [text for captions in data.captions for text in captions]
-    image_of_M = np.repeat(np.arange(len(data.paths)), [len(of) for of in data.captions])
+    return _retrieve(images, data.captions, embed_texts, text_batch, mesh)
+
+
+def retrieve_records(
+    record_set: RecordSet,
+    captions: Sequence[Sequence[str]],
+    embed_images: EmbedImages,
+    embed_texts: EmbedTexts,
+    *,
+    image_batch: int = 64,
+    text_batch: int = 256,
+    mesh: Mesh | None = None,
+) -> Metrics:
+    """Retrieval on a record set of images or videos.
+
+    Args:
+      record_set: the set.
+      captions: of each record, in the order of the records; a record without one is a candidate
+        only.
+      embed_images, embed_texts, image_batch, text_batch, mesh: as for `retrieve_files`.
+
+    Returns:
+      As `image_text_retrieval`.
+
+    Raises:
+      ValueError: other than one list of captions per record, or none in all of them.
+    """
+    if len(captions) != len(record_set):
+        raise ValueError(
+            f"captions are given for {len(captions)} records, {record_set.path} has "
+            f"{len(record_set)}: give a list, which may be empty, for each"
+        )
+    images = embeddings(record_set, embed_images, image_batch, silent=True)
+    return _retrieve(images, captions, embed_texts, text_batch, mesh)
+
+
+def _retrieve(
+    images: Features,
+    captions: Sequence[Sequence[str]],
+    embed_texts: EmbedTexts,
+    text_batch: int,
+    mesh: Mesh | None,
+) -> Metrics:
+    texts = [text for of_image in captions for text in of_image]
     return image_text_retrieval(
         images.rows_ND,
         text_embeddings(texts, embed_texts, text_batch),
-        image_of_M,
+        np.repeat(np.arange(len(captions)), [len(of_image) for of_image in captions]),
         readable_N=images.readable_N,
         mesh=mesh,
     )

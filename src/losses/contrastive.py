@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-KINDS = ("softmax", "sigmoid")
 # The logit of a pair that does not take part: exp gives 0 beside any other, and no infinity arises.
 _LEFT_OUT = -1e30
 
@@ -111,10 +110,6 @@ class _Piece(NamedTuple):
     weight_c: jax.Array
 
 
-# Logits of this device's texts with a piece of the images, and which of them are its pairs.
-_Logits = Callable[[_Piece], tuple[jax.Array, jax.Array]]
-
-
 def _loss(
     image_bE: jax.Array,
     texts: tuple[jax.Array, ...],
@@ -137,6 +132,7 @@ def _loss(
         """In float32, so that sums of gradients are, over pieces and over devices."""
         return jnp.where(weight_b[:, None] > 0, x_bE.astype(jnp.float32), 0.0)
 
+    texts = tuple(readable(text_bE) for text_bE in texts)
     image_BE = readable(image_bE)
     if axes:
         # Its transpose is a reduce-scatter: each device gets the gradient of its own images.
@@ -151,61 +147,60 @@ def _loss(
         in_pieces(image_BE, 0.0), in_pieces(jnp.arange(total), -1), in_pieces(weights_B, 0.0)
     )
     row_b = first_row + jnp.arange(own)
-    one_text = _softmax if kind == "softmax" else _sigmoid
-    losses, hits = [], []
-    for text_bE in texts:
-        text_bE = readable(text_bE)
+    of_piece, of_rows = _STEPS[kind]
 
-        def logits(piece: _Piece, text_bE: jax.Array = text_bE) -> tuple[jax.Array, jax.Array]:
+    def compare(piece: _Piece) -> list[tuple[jax.Array, ...]]:
+        """What each text says of a piece; all of them here, so that images have one gradient."""
+        pair_bc = row_b[:, None] == piece.row_c
+        image_cE = piece.image_cE.astype(dtype)
+        found = []
+        for text_bE in texts:
             cosine_bc = jnp.einsum(
-                "bE,cE->bc",
-                text_bE.astype(dtype),
-                piece.image_cE.astype(dtype),
-                preferred_element_type=jnp.float32,
+                "bE,cE->bc", text_bE.astype(dtype), image_cE, preferred_element_type=jnp.float32
             )
-            return scale * cosine_bc + bias, row_b[:, None] == piece.row_c
+            found.append(of_piece(scale * cosine_bc + bias, pair_bc, weight_b, piece.weight_c))
+        return found
 
-        def each(chunk: Callable[[_Piece], tuple]) -> tuple:
-            if len(pieces.row_c) > 1:
-                chunk = jax.checkpoint(chunk, prevent_cse=False)
-            return jax.lax.map(chunk, pieces)
-
-        loss_b, hit_b = one_text(logits, each, weight_b, first_row, axes)
-        losses.append(loss_b)
-        hits.append(jnp.where(weight_b > 0, weight_b * hit_b, 0.0))
-    sums = sum(losses).sum() / len(texts), sum(hits).sum() / len(texts)
+    if len(pieces.row_c) > 1:
+        compare = jax.checkpoint(compare, prevent_cse=False)
+    loss = hits = jnp.zeros(own)
+    for found in jax.lax.map(compare, pieces):
+        loss_b, hit_b = of_rows(found, weight_b, first_row, axes)
+        loss, hits = loss + loss_b, hits + weight_b * hit_b
+    sums = loss.sum(), hits.sum()
     if axes:
         sums = jax.lax.psum(sums, axes)
-    weight = weights_B.sum()
-    return tuple(x / jnp.where(weight > 0, weight, 1.0) for x in sums)
+    count = len(texts) * weights_B.sum()
+    return tuple(x / jnp.where(count > 0, count, 1.0) for x in sums)
 
 
-def _softmax(
-    logits: _Logits,
-    each: Callable,
+def _softmax_of_piece(
+    z_bc: jax.Array, pair_bc: jax.Array, weight_b: jax.Array, weight_c: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Logits of the pairs, and sums of exp over the others: of texts, and of images.
+
+    The pair is left out of the sums: log(e^z + rest) - z = log(1 + e^(log rest - z)) then neither
+    overflows nor cancels where the pair dominates.
+    """
+    target_b = jnp.sum(jnp.where(pair_bc, z_bc, 0.0), axis=1)
+    negative_bc = (weight_b[:, None] > 0) & (weight_c > 0) & ~pair_bc
+    z_bc = jnp.where(negative_bc, z_bc, _LEFT_OUT)
+    # Any shift gives the same sum, so the largest logit counts as a constant.
+    fixed_bc = jax.lax.stop_gradient(z_bc)
+    top_b, top_c = fixed_bc.max(axis=1), fixed_bc.max(axis=0)
+    sum_b = jnp.sum(jnp.exp(z_bc - top_b[:, None]), axis=1)
+    sum_c = jnp.sum(jnp.exp(z_bc - top_c), axis=0)
+    return target_b, top_b, sum_b, top_c, sum_c
+
+
+def _softmax_of_rows(
+    found: tuple[jax.Array, ...],
     weight_b: jax.Array,
     first_row: jax.Array | int,
     axes: tuple[str, ...],
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted loss of this device's rows, both directions, and whether each image finds its text.
-
-    The pair itself is left out of the sums: log(e^z + rest) - z = log(1 + e^(log rest - z)) then
-    neither overflows nor cancels where the pair dominates.
-    """
-
-    def chunk(piece: _Piece) -> tuple[jax.Array, ...]:
-        z_bc, pair_bc = logits(piece)
-        target_b = jnp.sum(jnp.where(pair_bc, z_bc, 0.0), axis=1)
-        negative_bc = (weight_b[:, None] > 0) & (piece.weight_c > 0) & ~pair_bc
-        z_bc = jnp.where(negative_bc, z_bc, _LEFT_OUT)
-        # Any shift gives the same sum, so the largest logit counts as a constant.
-        fixed_bc = jax.lax.stop_gradient(z_bc)
-        top_b, top_c = fixed_bc.max(axis=1), fixed_bc.max(axis=0)
-        sum_b = jnp.sum(jnp.exp(z_bc - top_b[:, None]), axis=1)
-        sum_c = jnp.sum(jnp.exp(z_bc - top_c), axis=0)
-        return target_b, top_b, sum_b, top_c, sum_c
-
-    target_nb, top_nb, sum_nb, top_nc, sum_nc = each(chunk)
+    """Weighted loss of this device's rows, both ways, and whether each image finds its text."""
+    target_nb, top_nb, sum_nb, top_nc, sum_nc = found
     target_b = target_nb.sum(0)
     top_b = top_nb.max(0)
     rest_b = top_b + jnp.log(jnp.sum(sum_nb * jnp.exp(top_nb - top_b), axis=0))
@@ -222,32 +217,38 @@ def _softmax(
     return weight_b * loss_b / 2, target_b > top_other_b
 
 
-def _sigmoid(
-    logits: _Logits,
-    each: Callable,
+def _sigmoid_of_piece(
+    z_bc: jax.Array, pair_bc: jax.Array, weight_b: jax.Array, weight_c: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Weighted loss of the texts with a piece, logits of the pairs, largest other of an image."""
+    both_bc = (weight_b[:, None] > 0) & (weight_c > 0)
+    share_bc = jnp.where(both_bc, (weight_b[:, None] + weight_c) / 2, 0.0)
+    loss_b = jnp.sum(share_bc * jax.nn.softplus(jnp.where(pair_bc, -z_bc, z_bc)), axis=1)
+    fixed_bc = jax.lax.stop_gradient(z_bc)
+    target_b = jnp.sum(jnp.where(pair_bc, fixed_bc, 0.0), axis=1)
+    top_c = jnp.max(jnp.where(both_bc & ~pair_bc, fixed_bc, _LEFT_OUT), axis=0)
+    return loss_b, target_b, top_c
+
+
+def _sigmoid_of_rows(
+    found: tuple[jax.Array, ...],
     weight_b: jax.Array,
     first_row: jax.Array | int,
     axes: tuple[str, ...],
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted loss of this device's texts with all images, and whether each image finds its
-    text."""
-
-    def chunk(piece: _Piece) -> tuple[jax.Array, ...]:
-        z_bc, pair_bc = logits(piece)
-        both_bc = (weight_b[:, None] > 0) & (piece.weight_c > 0)
-        share_bc = jnp.where(both_bc, (weight_b[:, None] + piece.weight_c) / 2, 0.0)
-        loss_b = jnp.sum(share_bc * jax.nn.softplus(jnp.where(pair_bc, -z_bc, z_bc)), axis=1)
-        fixed_bc = jax.lax.stop_gradient(z_bc)
-        target_b = jnp.sum(jnp.where(pair_bc, fixed_bc, 0.0), axis=1)
-        top_c = jnp.max(jnp.where(both_bc & ~pair_bc, fixed_bc, _LEFT_OUT), axis=0)
-        return loss_b, target_b, top_c
-
-    loss_nb, target_nb, top_nc = each(chunk)
+    """As `_softmax_of_rows`."""
+    loss_nb, target_nb, top_nc = found
     top_B = top_nc.ravel()
     if axes:
         top_B = jax.lax.pmax(top_B, axes)
     top_b = jax.lax.dynamic_slice_in_dim(top_B, first_row, len(weight_b))
     return loss_nb.sum(0), target_nb.sum(0) > top_b
+
+
+_STEPS = {
+    "softmax": (_softmax_of_piece, _softmax_of_rows),
+    "sigmoid": (_sigmoid_of_piece, _sigmoid_of_rows),
+}
 
 
 def _check(
@@ -259,8 +260,8 @@ def _check(
     chunks: int,
     max_scale: float,
 ) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind = {kind!r} must be one of {', '.join(KINDS)}")
+    if kind not in _STEPS:
+        raise ValueError(f"kind = {kind!r} must be one of {', '.join(_STEPS)}")
     if kind == "sigmoid" and logit_bias is None:
         raise ValueError("kind = 'sigmoid' needs logit_bias, a scalar (SigLIP starts it at -10)")
     if kind == "softmax" and logit_bias is not None:

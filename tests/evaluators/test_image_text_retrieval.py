@@ -6,12 +6,15 @@ import pytest
 from jax.sharding import AxisType
 from PIL import Image
 
+from codecvit.data.pack import main as pack
+from codecvit.data.records import RecordSet
 from codecvit.evaluators.captions import CaptionedImages
 from codecvit.evaluators.embedding import image_embeddings, text_embeddings
 from codecvit.evaluators.image_text_retrieval import (
     RECALLS,
     image_text_retrieval,
     retrieve_files,
+    retrieve_records,
 )
 
 
@@ -159,6 +162,30 @@ def test_files_from_end_to_end(tmp_path):
     assert found["image_to_text_r1"] == 2 / 4
     assert found["text_to_image_r1"] == 4 / 7
     assert found["text_to_image_r5"] == 5 / 7 and found["image_to_text_r5"] == 3 / 4
+
+
+def test_a_record_set_and_its_captions(tmp_path):
+    for name in ("blue", "green", "red"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (28, 28), COLOURS[name]).save(tmp_path / "images" / f"{name}.png")
+    options = ["--size", "28", "--patch", "14", "--workers", "1"]
+    assert pack([str(tmp_path / "images"), "--out", str(tmp_path / "set"), *options]) == 0
+    records = RecordSet(tmp_path / "set" / "image")
+    assert [key.split(".")[0] for key in records.keys] == ["blue", "green", "red"]
+
+    def embed(batch):  # the set's batches are longer than its records
+        return batch["patches"].reshape(3, -1, 3).astype(np.float32).sum(1)
+
+    arguments = {"image_batch": 3, "text_batch": 4}
+    captions = [["blue_1", "blue_2"], [], ["green_1"]]
+    found = retrieve_records(records, captions, embed, embed_texts, **arguments)
+    assert (found["images"], found["captions"]) == (2, 3)
+    assert found["image_to_text_r1"] == 1 / 2
+    assert found["text_to_image_r1"] == 2 / 3  # the green image has no caption, and is in the way
+    with pytest.raises(ValueError, match="given for 2 records.* has 3"):
+        retrieve_records(records, captions[:2], embed, embed_texts)
+    with pytest.raises(ValueError, match="no texts"):
+        retrieve_records(records, [[], [], []], embed, embed_texts, **arguments)
 
 
 def test_features_of_files_do_not_depend_on_the_batch(tmp_path):
