@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ...files import PathOrUrl, read_bytes
-from .source import Columns, Entry
+from ...files import PathOrUrl
+from .source import Columns, Entry, file_stamp
 from .table import open_rows
 
 JOINS = ("key", "sha256")
@@ -22,11 +23,11 @@ class Captions:
 
     Attributes:
       needs: columns of a pair that are looked at for the join.
-      sha256: of the table, hex.
+      stamp: changes with the table.
     """
 
-    def __init__(self, rows: Mapping[str, Mapping[str, Any]], join: str, sha256: str) -> None:
-        self._rows, self._join, self.sha256 = rows, join, sha256
+    def __init__(self, rows: Mapping[str, Mapping[str, Any]], join: str, stamp: str) -> None:
+        self._rows, self._join, self.stamp = rows, join, f"{join} {stamp}"
         self.needs = (join,)
 
     def __len__(self) -> int:
@@ -74,4 +75,4 @@ def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
         raise ValueError(
             f"captions {path} holds none of the columns {', '.join(columns.text_columns)}"
         )
-    return Captions(rows, join, hashlib.sha256(read_bytes(path)).hexdigest())
+    return Captions(rows, join, file_stamp(Path(path)))

@@ -68,6 +68,11 @@ class MemberPairs(PairSource):
     def keys(self) -> Sequence[str]:
         return self._keys
 
+    @property
+    def stamp(self) -> str:
+        places = [[stem, sorted(members.items())] for stem, members in self._samples]
+        return hashlib.sha256(json.dumps(places).encode()).hexdigest()
+
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
         key, members = self._keys[index], self._samples[index].members
         image = None

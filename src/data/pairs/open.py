@@ -47,7 +47,7 @@ def open_pairs(
     kind, colon, path = spec.partition(":")
     if not colon or not path:
         raise ValueError(f"pairs = {spec!r} must be one of {SPECS}")
-    source = _open(kind, path, chosen, named=preset != "default" or bool(columns))
+    source = _open(kind, path, chosen, named=preset != "default" or bool(columns or captions))
     if captions is not None:
         source.captions = open_captions(captions, join, chosen)
     return source

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,8 @@ KINDS = ("dead", "undecodable", "no text", "bad text")
 
 MAX_CHARACTERS = 50_000
 """Longest caption: what is longer is a page or a mistake, and takes long to tokenise."""
+
+_STAMPED = 1 << 20
 
 MIN_SIDE = 4
 """Pixels: what is smaller or thinner is a placeholder that a server sends instead of a picture."""
@@ -184,6 +188,11 @@ class PairSource(abc.ABC):
     def keys(self) -> Sequence[str]:
         """Keys of all pairs, in their order; none is there twice."""
 
+    @property
+    @abc.abstractmethod
+    def stamp(self) -> str:
+        """Changes with what is stored: a set that was packed of the same is packed already."""
+
     @abc.abstractmethod
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
         """What is stored of pair `index`.
@@ -246,6 +255,16 @@ class PairSource(abc.ABC):
             elif found:
                 texts[name] = found[0]
         return texts
+
+
+def file_stamp(path: Path) -> str:
+    """Hash of a file's size, beginning and end: fast for any size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        ends = file.read(_STAMPED)
+        file.seek(max(size - _STAMPED, 0))
+        ends += file.read(_STAMPED)
+    return hashlib.sha256(str(size).encode() + ends).hexdigest()
 
 
 def decode_picture(key: str, data: bytes) -> Image.Image:
