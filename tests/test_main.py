@@ -17,7 +17,7 @@ OPTIONS = {
     "pack-pairs": ("--out", "--preset", "--columns", "--captions", "--join", "--video", "--shard"),
     "inspect": ("--out", "--count"),
     "show": ("--out", "--budget", "--size"),
-    "demo-data": ("--out", "--train-clips", "--test-clips", "--seed"),
+    "demo-data": ("--out", "--train-clips", "--test-clips", "--seed", "--pairs", "--train-pairs"),
     "probe-data": ("--root", "--out", "--inputs", "--views", "--allow-missing", "--shard"),
     "llava": ("--help",),
     "cluster": ("--name", "--k", "--n", "--encoder", "--features", "--mini-batch"),
