@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import PathOrUrl
+from .members import matching
 from .source import Columns, Entry, file_stamp
 from .table import open_rows
 
@@ -51,7 +52,8 @@ def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
     """Reads a table of captions.
 
     Args:
-      path: a local .jsonl or .parquet with the column that joins and those of the texts.
+      path: local .jsonl or .parquet (`*`: several) with the column that joins and those of the
+        texts.
       join: one of JOINS.
       columns: which of its columns are texts.
 
@@ -62,7 +64,8 @@ def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
         raise ValueError(f"join = {join!r} must be one of {', '.join(JOINS)}")
     names = (join, *columns.text_columns)
     rows: dict[str, Mapping[str, Any]] = {}
-    for row in open_rows(str(path), names):
+    files = matching(str(path)) or [str(path)]
+    for row in (row for file in files for row in open_rows(file, names)):
         value = row.get(join)
         if value is None:
             raise ValueError(f"captions {path}: a row has no {join}")
@@ -75,4 +78,4 @@ def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
         raise ValueError(
             f"captions {path} holds none of the columns {', '.join(columns.text_columns)}"
         )
-    return Captions(rows, join, file_stamp(Path(path)))
+    return Captions(rows, join, " ".join(file_stamp(Path(file)) for file in files))

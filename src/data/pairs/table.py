@@ -140,7 +140,9 @@ class _JsonLines:
                     with contextlib.suppress(ValueError):
                         row = _parsed(line)
                     self.names |= row.keys()
-                    self.keys.append(next((row[n] for n in key_columns if row.get(n)), None))
+                    self.keys.append(
+                        next((row[n] for n in key_columns if row.get(n) not in (None, "")), None)
+                    )
                 place += len(line)
         self._places = np.array(places, np.int64).reshape(-1, 2)
 
