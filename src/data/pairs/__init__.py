@@ -19,6 +19,7 @@ __all__ = [
     "PairLoader",
     "PairSource",
     "PairTextConfig",
+    "iterate_pairs",
     "make_pair_loader",
     "open_pairs",
 ]
@@ -26,7 +27,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # The loader needs Grain, which the base install, whose verbs open and pack pairs, has not.
-    if name in ("PairLoader", "make_pair_loader"):
+    if name in ("PairLoader", "iterate_pairs", "make_pair_loader"):
         from . import loader
 
         return getattr(loader, name)

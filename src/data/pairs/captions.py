@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import PathOrUrl
+from ..sources import clean_key
 from .members import matching
 from .source import Columns, Entry, file_stamp
 from .table import open_rows
@@ -45,7 +46,13 @@ class Captions:
                 value = entry.key if entry.key in self._rows else entry.key.rpartition("/")[2]
             elif entry.image is not None:
                 value = hashlib.sha256(entry.image).hexdigest()
-        return self._rows.get(str(value).strip(), {})
+        return self._rows.get(_joined(value, self._join), {})
+
+
+def _joined(value: Any, join: str) -> str:
+    """What is compared: keys as those of records, hashes in lower case."""
+    text = str(value).strip()
+    return clean_key(text) if join == "key" else text.lower()
 
 
 def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
@@ -70,7 +77,7 @@ def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
         if value is None:
             raise ValueError(f"captions {path}: a row has no {join}")
         fields = {name: row[name] for name in columns.text_columns if row.get(name) is not None}
-        if rows.setdefault(str(value), fields) != fields:
+        if rows.setdefault(_joined(value, join), fields) != fields:
             raise ValueError(
                 f"captions {path}: {join} = {value!r} is there twice, with other texts"
             )

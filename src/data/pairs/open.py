@@ -27,8 +27,8 @@ def open_pairs(
 
     Args:
       spec: `records:DIR`, a record set with texts; `webdataset:GLOB`, uncompressed tars;
-        `table:GLOB`, one or several .jsonl or .parquet; `folder:DIR`, pictures with texts beside them;
-        `tfds:DIR` or `tfds:DIR#SPLIT` (default: train).
+        `table:GLOB`, one or several .jsonl or .parquet; `folder:DIR`, pictures with texts beside
+        them; `tfds:DIR` or `tfds:DIR#SPLIT` (default: train).
       preset: name of COLUMN_PRESETS.
       columns: other columns than those of the preset, as `Columns.replaced` reads them.
       captions: one or several .jsonl or .parquet of texts that belong to the pairs...

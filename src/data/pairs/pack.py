@@ -198,7 +198,7 @@ def _pack_pair(
             return pack_item({mode: options}, item)[mode]
         pair = source.read(index)
         image = pair.picture()
-        item = Item(pair.key, "image", "", pair.source, texts=pair.texts)
+        item = Item(pair.key, "image", "", pair.key, texts=pair.texts)
         return [pack_picture(options, item, pair.image or b"", image)]
     except PairError as error:
         return _Unusable(error.kind, error.reason)

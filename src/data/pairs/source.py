@@ -15,6 +15,7 @@ from PIL import Image
 
 from ...codec.errors import MediaError
 from ...codec.image import open_image
+from ...files import sha256_of
 from ..record import Record, RecordError
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ KINDS = ("dead", "undecodable", "no text", "bad text")
 MAX_CHARACTERS = 50_000
 """Longest caption: what is longer is a page or a mistake, and takes long to tokenise."""
 
-_STAMPED = 1 << 20
-
 MIN_SIDE = 4
 """Pixels: what is smaller or thinner is a placeholder that a server sends instead of a picture."""
+
+_HASHED, _ENDS = 1 << 30, 1 << 20  # bytes
 
 _IMAGE = ("image", "jpg", "jpeg", "png", "webp", "image_path", "path", "file_name", "filename")
 _KEY = ("key", "uid", "__key__", "id", "image_id", "img_id")
@@ -136,14 +137,12 @@ class Pair:
       texts: by name; empty ones are left out, and at least one is there.
       image: an encoded picture, or...
       record: ...a record.
-      source: where it lies, for people.
     """
 
     key: str
     texts: dict[str, str]
     image: bytes | None = None
     record: Record | None = None
-    source: str = ""
 
     def picture(self) -> Image.Image:
         """The picture decoded, upright, in RGB; of an animation the first frame.
@@ -240,8 +239,7 @@ class PairSource(abc.ABC):
         if not texts:
             named = ", ".join(self.columns.text_columns)
             raise PairError(key, "no text", f"nothing in the columns {named}")
-        source = f"{self.name}/{key}"
-        return Pair(key, texts, entry.image, entry.record, source)
+        return Pair(key, texts, entry.image, entry.record)
 
     def texts_of(self, key: str, fields: Mapping[str, Any]) -> dict[str, str]:
         """The texts of the fields of pair `key`."""
@@ -258,12 +256,14 @@ class PairSource(abc.ABC):
 
 
 def file_stamp(path: Path) -> str:
-    """Hash of a file's size, beginning and end: fast for any size."""
+    """Hash of a file; of a very long one, of its size, beginning and end."""
     size = path.stat().st_size
+    if size <= _HASHED:
+        return sha256_of(path)
     with path.open("rb") as file:
-        ends = file.read(_STAMPED)
-        file.seek(max(size - _STAMPED, 0))
-        ends += file.read(_STAMPED)
+        ends = file.read(_ENDS)
+        file.seek(size - _ENDS)
+        ends += file.read()
     return hashlib.sha256(str(size).encode() + ends).hexdigest()
 
 
