@@ -11,6 +11,7 @@ import sys
 
 VERBS = {
     "pack": ("data.pack", "videos and images -> record sets of patch sequences"),
+    "pack-pairs": ("data.pairs.pack", "image-text and video-text pairs -> records with texts"),
     "inspect": ("data.inspect", "counts and a contact sheet of a record set"),
     "show": ("codec.show", "a picture of what the codec selection keeps of one video"),
     "llava": ("codec.llava.cli", "mosaics for LLaVA: training data, evaluation assets, checks"),

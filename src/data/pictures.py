@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..codec.image import centre_crop, open_image
+from ..codec.image import centre_crop
 from .augment import AugmentConfig
 from .colours import change_colours
 
@@ -18,23 +17,16 @@ _QUALITY = 95
 _TRIES = 10
 
 
-def stored_picture(path: Path, longest_short_side: int) -> bytes:
+def stored_picture(data: bytes, image: Image.Image, longest_short_side: int) -> bytes:
     """The bytes that a record keeps of an image: the file itself where that is small enough.
 
     Args:
-      path: the image.
+      data: the image file...
+      image: ...and what `open_image` made of it.
       longest_short_side: a picture whose short side has more pixels is scaled down to it (bicubic)
         and stored as a JPEG of quality 95 without chroma subsampling, as is one that is neither
         JPEG nor PNG.
-
-    Raises:
-      MediaError: the file cannot be read.
     """
-    return stored_bytes(path.read_bytes(), open_image(path, path), longest_short_side)
-
-
-def stored_bytes(data: bytes, image: Image.Image, longest_short_side: int) -> bytes:
-    """As `stored_picture`, of the content of a file and what `open_image` made of it."""
     with Image.open(io.BytesIO(data)) as file:
         kept = file.format in _KEPT_FORMATS
     short_side = min(image.size)

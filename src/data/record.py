@@ -152,8 +152,7 @@ def encode_record(record: Record, storage: Storage) -> bytes:
         tensors["patches"] = np.ascontiguousarray(sequence.patches)
     elif record.picture is None:
         tensors["mosaic"] = np.frombuffer(encode_mosaic(sequence.patches, storage), np.uint8)
-    text = json.dumps(header, sort_keys=True, ensure_ascii=False)
-    return safetensors.numpy.save(tensors, metadata={"record": text})
+    return _save(tensors, header)
 
 
 def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None = None) -> Record:
@@ -172,7 +171,7 @@ def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None =
       RecordError: the bytes are damaged, are no record, or are of a version that this program does
         not know.
     """
-    header = _read_header(data)
+    header = read_header(data)
     try:
         tensors = safetensors.numpy.load(data)
         view, budget, picture = tuple(header["view"]), header["budget"], None
@@ -217,7 +216,7 @@ def stored_image(data: bytes) -> tuple[dict[str, Any], bytes]:
     Raises:
       RecordError: the bytes are damaged, or the record holds patches.
     """
-    header = _read_header(data)
+    header = read_header(data)
     try:
         return header, safetensors.numpy.load(data)["picture"].tobytes()
     except KeyError as error:
@@ -226,8 +225,31 @@ def stored_image(data: bytes) -> tuple[dict[str, Any], bytes]:
         raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
 
 
-def _read_header(data: bytes) -> dict:
-    """Our metadata entry of the safetensors header, version checked."""
+def with_texts(data: bytes, texts: dict[str, str]) -> bytes:
+    """The bytes of a record with other texts and nothing else changed.
+
+    Raises:
+      RecordError: the bytes are damaged.
+    """
+    header = {**read_header(data), "texts": texts}
+    try:
+        tensors = safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
+    return _save(tensors, header)
+
+
+def _save(tensors: dict[str, np.ndarray], header: dict[str, Any]) -> bytes:
+    text = json.dumps(header, sort_keys=True, ensure_ascii=False)
+    return safetensors.numpy.save(tensors, metadata={"record": text})
+
+
+def read_header(data: bytes) -> dict[str, Any]:
+    """What a record says of itself, without its patches: our metadata entry, version checked.
+
+    Raises:
+      RecordError: the bytes are no record, or one of another version.
+    """
     try:
         (size,) = struct.unpack_from("<Q", data)
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["record"])

@@ -20,7 +20,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..cluster.features import Features
-from ..data.pairs import PairSource, iterate_pairs_once, open_pairs
+from ..data.pairs import PairSource, iterate_pairs, open_pairs
+from ..data.pairs.records import RecordPairs
 from ..data.tokenizers import Tokenizer, open_tokenizer
 from ..evaluators.embedding import text_embeddings
 from ..evaluators.image_text_retrieval import image_text_retrieval
@@ -66,8 +67,17 @@ class PairModel:
     def images(self, source: PairSource, batch_size: int) -> Features:
         """Embeddings of all images of a source, in its order; zeros for one that can't be read."""
         rows, readable = [], []
-        batches = iterate_pairs_once(
-            source, batch_size, patch=self._config.vision.patch, image_size=self._image_size
+        patch = self._config.vision.patch
+        budget = (self._image_size // patch) ** 2
+        if isinstance(source, RecordPairs) and not source.pictures:
+            budget = source.record_set.manifest["tokens"]["max"]
+        batches = iterate_pairs(
+            source,
+            self._tokenizer,
+            batch_size=batch_size,
+            budget=budget,
+            patch=patch,
+            image_size=self._image_size,
         )
         for batch in batches:
             real_B = batch["index"] >= 0  # the last batch is filled up

@@ -3,8 +3,10 @@
 open.py names the kinds of sources, loader.py makes batches of them, pack.py record sets.
 """
 
-from .loader import PairLoader, make_pair_loader
-from .once import iterate_pairs_once
+from __future__ import annotations
+
+from typing import Any
+
 from .open import open_pairs
 from .source import COLUMN_PRESETS, Columns, Pair, PairError, PairSource
 from .text import PairTextConfig
@@ -14,10 +16,19 @@ __all__ = [
     "Columns",
     "Pair",
     "PairError",
+    "PairLoader",
     "PairSource",
     "PairTextConfig",
-    "iterate_pairs_once",
+    "iterate_pairs",
     "make_pair_loader",
     "open_pairs",
-    "PairLoader",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The loader needs Grain, which the base install, whose verbs open and pack pairs, has not.
+    if name in ("PairLoader", "iterate_pairs", "make_pair_loader"):
+        from . import loader
+
+        return getattr(loader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

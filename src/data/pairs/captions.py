@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ...files import PathOrUrl, read_bytes
-from .source import Columns, Entry
+from ...files import PathOrUrl
+from ..sources import clean_key
+from .members import matching
+from .source import Columns, Entry, file_stamp
 from .table import open_rows
 
 JOINS = ("key", "sha256")
@@ -22,11 +25,11 @@ class Captions:
 
     Attributes:
       needs: columns of a pair that are looked at for the join.
-      sha256: of the table, hex.
+      stamp: changes with the table.
     """
 
-    def __init__(self, rows: Mapping[str, Mapping[str, Any]], join: str, sha256: str) -> None:
-        self._rows, self._join, self.sha256 = rows, join, sha256
+    def __init__(self, rows: Mapping[str, Mapping[str, Any]], join: str, stamp: str) -> None:
+        self._rows, self._join, self.stamp = rows, join, f"{join} {stamp}"
         self.needs = (join,)
 
     def __len__(self) -> int:
@@ -43,14 +46,21 @@ class Captions:
                 value = entry.key if entry.key in self._rows else entry.key.rpartition("/")[2]
             elif entry.image is not None:
                 value = hashlib.sha256(entry.image).hexdigest()
-        return self._rows.get(str(value).strip(), {})
+        return self._rows.get(_joined(value, self._join), {})
+
+
+def _joined(value: Any, join: str) -> str:
+    """What is compared: keys as those of records, hashes in lower case."""
+    text = str(value).strip()
+    return clean_key(text) if join == "key" else text.lower()
 
 
 def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
     """Reads a table of captions.
 
     Args:
-      path: a local .jsonl or .parquet with the column that joins and those of the texts.
+      path: local .jsonl or .parquet (`*`: several) with the column that joins and those of the
+        texts.
       join: one of JOINS.
       columns: which of its columns are texts.
 
@@ -61,12 +71,13 @@ def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
         raise ValueError(f"join = {join!r} must be one of {', '.join(JOINS)}")
     names = (join, *columns.text_columns)
     rows: dict[str, Mapping[str, Any]] = {}
-    for row in open_rows(str(path), names):
+    files = matching(str(path)) or [str(path)]
+    for row in (row for file in files for row in open_rows(file, names)):
         value = row.get(join)
         if value is None:
             raise ValueError(f"captions {path}: a row has no {join}")
         fields = {name: row[name] for name in columns.text_columns if row.get(name) is not None}
-        if rows.setdefault(str(value), fields) != fields:
+        if rows.setdefault(_joined(value, join), fields) != fields:
             raise ValueError(
                 f"captions {path}: {join} = {value!r} is there twice, with other texts"
             )
@@ -74,4 +85,4 @@ def open_captions(path: PathOrUrl, join: str, columns: Columns) -> Captions:
         raise ValueError(
             f"captions {path} holds none of the columns {', '.join(columns.text_columns)}"
         )
-    return Captions(rows, join, hashlib.sha256(read_bytes(path)).hexdigest())
+    return Captions(rows, join, " ".join(file_stamp(Path(file)) for file in files))

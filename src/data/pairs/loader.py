@@ -6,7 +6,7 @@ Shape suffixes: L token budget.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ..pipeline import Loader, check_window, open_loader
 from ..tokenizers import Tokenizer
 from .records import RecordPairs
 from .source import Pair, PairError, PairSource
-from .text import PairTextConfig, choose_texts, empty_rows, text_rows
+from .text import Chosen, PairTextConfig, choose_texts, empty_rows, text_rows
 
 _LACKED = "lacked"
 NO_TEXT_OPTIONS = PairTextConfig()
@@ -79,8 +79,8 @@ class PairExamples:
         view, words, mask = (None if s is None else np.random.default_rng(s) for s in seeds)
         row = self.empty(index)
         try:
-            pair = self._read(index)
-            chosen = choose_texts(pair.texts, self.text, words)
+            pair = self.source.read(index)
+            chosen = self._choose(pair, words)
             sequence = self._sequence(pair, view)
         except PairError:
             return row
@@ -110,27 +110,29 @@ class PairExamples:
 
     def check(self, index: int) -> None:
         """Raises PairError if pair `index` cannot be used."""
-        self._sequence(self._read(index), None)
-
-    def _read(self, index: int) -> Pair:
         pair = self.source.read(index)
-        if self.text.web not in pair.texts and self.text.synthetic not in pair.texts:
+        self._choose(pair, None)
+        self._sequence(pair, None)
+
+    def _choose(self, pair: Pair, rng: np.random.Generator | None) -> Chosen:
+        chosen = choose_texts(pair.texts, self.text, rng)
+        if chosen is None:
             raise PairError(
                 pair.key,
                 "no text",
                 f"none of its texts ({', '.join(pair.texts)}) is {self.text.web} or "
                 f"{self.text.synthetic}",
             )
-        return pair
+        return chosen
 
     def _sequence(self, pair: Pair, rng: np.random.Generator | None) -> PatchSequence:
         if pair.record is None:
+            image = pair.picture()
             if rng is None:
-                sequence = picture_sequence(pair, self.image_size, self.patch)
+                rgb_SS3 = centre_crop(image, self.image_size)
             else:
-                rgb_SS3 = see_picture(pair.picture(), self.image_size, self.augment, rng)
-                sequence = image_sequence(rgb_SS3, self.patch)
-            width = self.image_size
+                rgb_SS3 = see_picture(image, self.image_size, self.augment, rng)
+            sequence, width = image_sequence(rgb_SS3, self.patch), self.image_size
         else:
             sequence, width = pair.record.sequence, pair.record.view[1]
             if sequence.patch != self.patch or self._kept(len(sequence)) > self.budget:
@@ -222,13 +224,36 @@ def make_pair_loader(
     )
 
 
-def picture_sequence(pair: Pair, image_size: int, patch: int) -> PatchSequence:
-    """The patches of the centre of a pair's picture.
+def iterate_pairs(
+    source: PairSource,
+    tokenizer: Tokenizer,
+    text: PairTextConfig = NO_TEXT_OPTIONS,
+    *,
+    batch_size: int,
+    budget: int,
+    patch: int = 0,
+    image_size: int = 0,
+) -> Iterator[Batch]:
+    """Every pair once, in order, nothing drawn: the first sentence, the centre of the picture.
+
+    Args:
+      source, tokenizer, text, budget, patch, image_size: as for `make_pair_loader`.
+      batch_size: rows of every batch; the last one is filled up with rows of weight 0 and index -1.
+
+    Yields:
+      Batches as a loader's. An unusable pair has weight 0 and its index.
 
     Raises:
-      PairError: it cannot be decoded.
+      ValueError: as `make_pair_loader`.
     """
-    return image_sequence(centre_crop(pair.picture(), image_size), patch)
+    if isinstance(source, RecordPairs):
+        patch = patch or source.record_set.manifest["patch"]
+    size = _image_size(source, image_size, patch, budget, NO_AUGMENT, 0.0)
+    examples = PairExamples(source, tokenizer, text, budget, patch, size, NO_AUGMENT, 0.0)
+    for start in range(0, len(source), batch_size):
+        rows = [examples.at(i) for i in range(start, min(start + batch_size, len(source)))]
+        rows += [examples.empty(-1)] * (batch_size - len(rows))
+        yield {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != _LACKED}
 
 
 def kept_patches(length: int, mask_ratio: float) -> int:

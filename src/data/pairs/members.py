@@ -68,6 +68,11 @@ class MemberPairs(PairSource):
     def keys(self) -> Sequence[str]:
         return self._keys
 
+    @property
+    def stamp(self) -> str:
+        places = [[stem, sorted(members.items())] for stem, members in self._samples]
+        return hashlib.sha256(json.dumps(places).encode()).hexdigest()
+
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
         key, members = self._keys[index], self._samples[index].members
         image = None
@@ -138,7 +143,7 @@ def open_webdataset(pattern: str, columns: Columns) -> MemberPairs:
     Raises:
       ValueError: there is no such tar, or one is compressed, damaged or cut off.
     """
-    paths = [found for part in _braces(pattern) for found in _glob(part)]
+    paths = matching(pattern)
     if not paths:
         raise ValueError(f"webdataset {pattern}: there is no such file")
     samples = []
@@ -175,6 +180,11 @@ def open_folder(folder: str, columns: Columns) -> MemberPairs:
         raise ValueError(f"folder {folder} holds no picture or video")
     paths = [join(folder, name) for name in files]
     return MemberPairs(f"folder:{folder}", columns, paths, samples)
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a pattern names: `*` and `?` in a local path, `{00..99}` and `{a,b}`, URLs."""
+    return [found for part in _braces(pattern) for found in _glob(part)]
 
 
 def _tar_index(path: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:

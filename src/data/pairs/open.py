@@ -5,13 +5,14 @@ from __future__ import annotations
 from ...files import PathOrUrl
 from ..records import RecordSet
 from .captions import open_captions
-from .members import open_folder, open_webdataset
+from .members import matching, open_folder, open_webdataset
 from .records import RecordPairs
+from .several import SeveralPairs
 from .source import COLUMN_PRESETS, Columns, PairSource
 from .table import TablePairs
 from .tfds import TfdsPairs
 
-SPECS = "records:DIR, webdataset:GLOB, table:FILE, folder:DIR, tfds:DIR[#SPLIT]"
+SPECS = "records:DIR, webdataset:GLOB, table:GLOB, folder:DIR, tfds:DIR[#SPLIT]"
 
 
 def open_pairs(
@@ -26,11 +27,11 @@ def open_pairs(
 
     Args:
       spec: `records:DIR`, a record set with texts; `webdataset:GLOB`, uncompressed tars;
-        `table:FILE`, a .jsonl or .parquet; `folder:DIR`, pictures with texts beside them;
-        `tfds:DIR` or `tfds:DIR#SPLIT` (default: train).
+        `table:GLOB`, one or several .jsonl or .parquet; `folder:DIR`, pictures with texts beside
+        them; `tfds:DIR` or `tfds:DIR#SPLIT` (default: train).
       preset: name of COLUMN_PRESETS.
       columns: other columns than those of the preset, as `Columns.replaced` reads them.
-      captions: a .jsonl or .parquet of texts that belong to the pairs...
+      captions: one or several .jsonl or .parquet of texts that belong to the pairs...
       join: ...with the same `key`, or the same `sha256`: of the picture's bytes, or what the field
         sha256 of a pair says (pictures that a downloader made smaller have it from before).
 
@@ -47,7 +48,7 @@ def open_pairs(
     kind, colon, path = spec.partition(":")
     if not colon or not path:
         raise ValueError(f"pairs = {spec!r} must be one of {SPECS}")
-    source = _open(kind, path, chosen, named=preset != "default" or bool(columns))
+    source = _open(kind, path, chosen, named=preset != "default" or bool(columns or captions))
     if captions is not None:
         source.captions = open_captions(captions, join, chosen)
     return source
@@ -61,7 +62,8 @@ def _open(kind: str, path: str, columns: Columns, named: bool) -> PairSource:
     if kind == "folder":
         return open_folder(path, columns)
     if kind == "table":
-        return TablePairs(path, columns)
+        tables = [TablePairs(found, columns) for found in matching(path) or [path]]
+        return tables[0] if len(tables) == 1 else SeveralPairs(f"table:{path}", tables)
     if kind == "tfds":
         folder, _, split = path.partition("#")
         return TfdsPairs(folder, split or "train", columns)

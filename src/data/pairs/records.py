@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..record import PICTURE, RecordError, stored_image
+from ..record import PICTURE, RecordError, decode_record, read_header, stored_image
 from ..records import RecordSet
 from .source import Columns, Entry, PairError, PairSource
 
@@ -37,18 +37,23 @@ class RecordPairs(PairSource):
     def __len__(self) -> int:
         return len(self.record_set)
 
+    @property
+    def stamp(self) -> str:
+        return self.record_set.shard_hash
+
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
         image = record = None
         try:
+            data = self.record_set.read(index)
             if self.pictures:
-                header, image = stored_image(self.record_set.read(index))
-                key, labels, texts = header["key"], header["labels"], header.get("texts", {})
+                header, image = stored_image(data)
             else:
-                record = self.record_set[index]
-                key, labels, texts = record.key, record.labels, record.texts
+                header = read_header(data)
+                record = decode_record(data) if media else None
         except RecordError as error:
             raise PairError(f"record {index}", "undecodable", str(error)) from error
-        return Entry(key, {**labels, **texts}, image, record)
+        fields = {**header["labels"], **header.get("texts", {})}
+        return Entry(header["key"], fields, image, record)
 
     def texts_of(self, key: str, fields: Mapping[str, Any]) -> dict[str, str]:
         if self.columns.texts:

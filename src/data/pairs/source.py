@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 from ...codec.errors import MediaError
 from ...codec.image import open_image
+from ...files import sha256_of
 from ..record import Record, RecordError
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ MAX_CHARACTERS = 50_000
 
 MIN_SIDE = 4
 """Pixels: what is smaller or thinner is a placeholder that a server sends instead of a picture."""
+
+_HASHED, _ENDS = 1 << 30, 1 << 20  # bytes
 
 _IMAGE = ("image", "jpg", "jpeg", "png", "webp", "image_path", "path", "file_name", "filename")
 _KEY = ("key", "uid", "__key__", "id", "image_id", "img_id")
@@ -132,14 +137,12 @@ class Pair:
       texts: by name; empty ones are left out, and at least one is there.
       image: an encoded picture, or...
       record: ...a record.
-      source: where it lies, for people.
     """
 
     key: str
     texts: dict[str, str]
     image: bytes | None = None
     record: Record | None = None
-    source: str = ""
 
     def picture(self) -> Image.Image:
         """The picture decoded, upright, in RGB; of an animation the first frame.
@@ -183,6 +186,11 @@ class PairSource(abc.ABC):
     @abc.abstractmethod
     def keys(self) -> Sequence[str]:
         """Keys of all pairs, in their order; none is there twice."""
+
+    @property
+    @abc.abstractmethod
+    def stamp(self) -> str:
+        """Changes with what is stored: a set that was packed of the same is packed already."""
 
     @abc.abstractmethod
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
@@ -231,8 +239,7 @@ class PairSource(abc.ABC):
         if not texts:
             named = ", ".join(self.columns.text_columns)
             raise PairError(key, "no text", f"nothing in the columns {named}")
-        source = f"{self.name}/{key}"
-        return Pair(key, texts, entry.image, entry.record, source)
+        return Pair(key, texts, entry.image, entry.record)
 
     def texts_of(self, key: str, fields: Mapping[str, Any]) -> dict[str, str]:
         """The texts of the fields of pair `key`."""
@@ -246,6 +253,18 @@ class PairSource(abc.ABC):
             elif found:
                 texts[name] = found[0]
         return texts
+
+
+def file_stamp(path: Path) -> str:
+    """Hash of a file; of a very long one, of its size, beginning and end."""
+    size = path.stat().st_size
+    if size <= _HASHED:
+        return sha256_of(path)
+    with path.open("rb") as file:
+        ends = file.read(_ENDS)
+        file.seek(size - _ENDS)
+        ends += file.read()
+    return hashlib.sha256(str(size).encode() + ends).hexdigest()
 
 
 def decode_picture(key: str, data: bytes) -> Image.Image:

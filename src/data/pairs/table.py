@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...files import join, read_bytes
+from ...files import is_url, join, read_bytes
 from ..sources import Item, clean_key
-from .source import Columns, Entry, PairError, PairSource, unique_keys
+from .source import Columns, Entry, PairError, PairSource, file_stamp, unique_keys
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,7 +38,7 @@ class TablePairs(PairSource):
         super().__init__(f"table:{path}", columns)
         if not Path(path).is_file():
             raise ValueError(f"table {path} does not exist (a table has to be a local file)")
-        self._folder = posixpath.dirname(path)
+        self._path, self._folder = Path(path), posixpath.dirname(path)
         rows = _Parquet if path.endswith(".parquet") else _JsonLines
         self._rows = rows(path, columns.key)
         names = self._rows.names
@@ -60,6 +60,10 @@ class TablePairs(PairSource):
     def keys(self) -> Sequence[str]:
         return self._keys
 
+    @property
+    def stamp(self) -> str:
+        return file_stamp(self._path)
+
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
         key = self._keys[index]
         wanted = (*columns, *self.columns.image) if media else columns
@@ -73,7 +77,10 @@ class TablePairs(PairSource):
         given = next((row[name] for name in self.columns.video if row.get(name)), None)
         if not isinstance(given, str):
             raise PairError(key, "dead", "names no video")
-        return Item(key, "video", join(self._folder, given), given)
+        path = join(self._folder, given)
+        if not is_url(path) and not Path(path).exists():
+            raise PairError(key, "dead", f"{path} does not exist")
+        return Item(key, "video", path, given)
 
     def _row(self, index: int, columns: Sequence[str]) -> Mapping[str, Any]:
         try:
@@ -133,7 +140,9 @@ class _JsonLines:
                     with contextlib.suppress(ValueError):
                         row = _parsed(line)
                     self.names |= row.keys()
-                    self.keys.append(next((row[n] for n in key_columns if row.get(n)), None))
+                    self.keys.append(
+                        next((row[n] for n in key_columns if row.get(n) not in (None, "")), None)
+                    )
                 place += len(line)
         self._places = np.array(places, np.int64).reshape(-1, 2)
 

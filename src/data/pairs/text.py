@@ -64,7 +64,7 @@ class Chosen(NamedTuple):
 
 def choose_texts(
     texts: Mapping[str, str], config: PairTextConfig, rng: np.random.Generator | None
-) -> Chosen:
+) -> Chosen | None:
     """What a pair says in one example.
 
     Args:
@@ -72,14 +72,12 @@ def choose_texts(
       config: which are what.
       rng: of the sentence; None takes the first one.
 
-    Raises:
-      ValueError: neither of the two captions is there.
+    Returns:
+      The texts, or None if neither of the two captions is there.
     """
     web, synthetic = texts.get(config.web, ""), texts.get(config.synthetic, "")
     if not web and not synthetic:
-        raise ValueError(
-            f"none of its texts ({', '.join(texts)}) is {config.web} or {config.synthetic}"
-        )
+        return None
     lacked = not web or not synthetic
     web, synthetic = web or synthetic, synthetic or web
     part = synthetic

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from .source import Columns, Entry, PairError, PairSource
+from .source import Columns, Entry, PairError, PairSource, file_stamp
 
 
 class TfdsPairs(PairSource):
@@ -30,6 +31,11 @@ class TfdsPairs(PairSource):
     @property
     def keys(self) -> Sequence[str]:
         return self._keys
+
+    @property
+    def stamp(self) -> str:
+        # It holds the number of examples and of bytes of every shard.
+        return f"{self._split} {file_stamp(Path(self._folder) / 'dataset_info.json')}"
 
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
         key = self._keys[index]

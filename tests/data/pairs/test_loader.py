@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codecvit.data.augment import AugmentConfig
-from codecvit.data.pairs import PairTextConfig, make_pair_loader, open_pairs
+from codecvit.data.pairs import PairTextConfig, iterate_pairs, make_pair_loader, open_pairs
 from codecvit.data.pairs.text import choose_texts, split_sentences
 
 TEXT = PairTextConfig(token_len=10, output_token_len=12)
@@ -166,6 +166,22 @@ def test_a_mask_leaves_a_uniform_subset_of_the_patches(source, tokenizer):
             counts[h, w] += 1
     assert counts.sum() == 480 * 4
     assert (np.abs(counts - 120) < 4 * np.sqrt(120)).all()
+
+
+def test_every_pair_once_and_nothing_drawn(write_table, tokenizer):
+    """As a loader's rows where nothing is drawn; the last batch is filled up."""
+    source = open_pairs(f"table:{write_table(6, rows={1: {'path': 'none.png'}})}")
+    options = {"batch_size": 4, "budget": 16, "patch": 8, "image_size": 32}
+    batches = list(iterate_pairs(source, tokenizer, TEXT, **options))
+    assert np.concatenate([b["index"] for b in batches]).tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
+    assert np.concatenate([b["weight"] for b in batches]).tolist() == [1, 0, 1, 1, 1, 1, 0, 0]
+    again = next(iterate_pairs(source, tokenizer, TEXT, **options))
+    same(batches[:1], [again])
+    text = PairTextConfig(token_len=10, output_token_len=12, choice="first")
+    (drawn,) = take(1, source, tokenizer, text, shuffle=False)
+    order = np.argsort(drawn["index"])
+    for key, values in drawn.items():
+        np.testing.assert_array_equal(values[order], batches[0][key], err_msg=key)
 
 
 def test_sources_are_mixed_by_weight(write_table, tokenizer):

@@ -96,6 +96,20 @@ def test_jsonl(write_table):
     check(open_pairs(f"table:{write_table(COUNT)}"))
 
 
+def test_a_table_in_parts(write_table, tmp_path):
+    """One source; a key that comes twice is told apart, also in messages."""
+    lines = write_table(COUNT).read_text().splitlines(keepends=True)
+    (tmp_path / "part-1.jsonl").write_text("".join(lines[:3]))
+    (tmp_path / "part-2.jsonl").write_text("".join(lines[3:]))
+    check(open_pairs(f"table:{tmp_path}/part-*.jsonl"))
+    (tmp_path / "part-2.jsonl").write_text("".join([lines[0], lines[1].replace("images", "gone")]))
+    source = open_pairs(f"table:{tmp_path}/part-{{1,2}}.jsonl")
+    assert source.keys[3:] == ["pair-000~2", "pair-001~2"]
+    assert source.read(3).key == "pair-000~2" and source.read(3).texts["text_0"] == web(0)
+    with pytest.raises(PairError, match="^pair-001~2: dead"):
+        source.read(4)
+
+
 @pytest.mark.parametrize("picture", ["path", "bytes", "struct"])
 def test_parquet(tmp_path, picture):
     pyarrow = pytest.importorskip("pyarrow")
@@ -205,10 +219,10 @@ def test_presets(tmp_path, preset, row, texts):
 
 
 def test_columns_can_be_named(write_table):
-    table = write_table(3, rows={n: {"alt": f"alt {n}", "nr": n + 40} for n in range(3)})
+    table = write_table(3, rows={n: {"alt": f"alt {n}", "nr": n} for n in range(3)})
     columns = "text_0=none|alt,text_1=caption,key=nr,image=path"
     source = open_pairs(f"table:{table}", columns=columns)
-    assert source.keys == ["40", "41", "42"]
+    assert source.keys == ["0", "1", "2"]
     assert source.read(2).texts == {"text_0": "alt 2", "text_1": web(2)}
 
 
@@ -225,14 +239,16 @@ def test_captions_apart_are_joined(tars, join, kind):
         }
         for n in reversed(range(1, COUNT))
     ]
-    path = tars / f"captions.{kind}"
+    path = tars / f"captions*.{kind}"
     if kind == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for part in (0, 1):
+            text = "".join(json.dumps(row) + "\n" for row in rows[part::2])
+            (tars / f"captions-{part}.jsonl").write_text(text)
     else:
         pyarrow = pytest.importorskip("pyarrow")
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tars / "captions.parquet")
     source = open_pairs(
         f"webdataset:{tars}/*.tar", preset="recap-datacomp", captions=path, join=join
     )
