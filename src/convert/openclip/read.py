@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -20,12 +20,10 @@ from ..card import last_metrics
 from ..folder import DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS
 from ..load import IMPORTED, read_checkpoint, stored_dtype
 from ..names import insert
-from ..weights import INDEX, WEIGHTS, read_json, read_safetensors, read_weights
-from .names import POSITIONS, from_openclip, position_code
+from ..weights import WEIGHTS, read_json, read_safetensors, read_weights
+from .names import POSITIONS, from_jax, from_openclip, position_code
 from .settings import MODEL_TYPE, ClipOrigin, Parts, from_hf_config, from_openclip_config
-
-if TYPE_CHECKING:
-    from ...data.tokenizers import Tokenizer
+from .tokenizer_files import tokenizer_file
 
 _BIN = "open_clip_pytorch_model.bin"
 # Published tables were computed by other libraries, in float32.
@@ -127,9 +125,8 @@ def _read_checkpoint(path: Path, ema: bool) -> ClipCheckpoint:
         positions = restore_rest(path, f"{IMPORTED}/").get("positions")
         return ClipCheckpoint(params, parts, origin, positions)
     training = metadata["config"]
-    # TODO of the trainer's configuration
-    tokenizer = training.get("tokenizer")
-    origin = ClipOrigin(tokenizer=tokenizer)
+    sizes = [source["image_size"] for source in training.get("sources", {}).values()]
+    origin = ClipOrigin(image_size=max(sizes, default=224), tokenizer=training.get("tokenizer"))
     metrics = last_metrics(find_checkpoint(path))
     return ClipCheckpoint(params, parts, origin, None, training, metrics)
 
@@ -161,9 +158,7 @@ def _read_hf(folder: Path, settings: Mapping[str, Any]) -> ClipCheckpoint:
     parts, origin = from_hf_config(settings, preprocess, folder / "config.json")
     tensors = read_weights(folder)
     origin = dataclasses.replace(origin, dtype=stored_dtype(tensors))
-    return ClipCheckpoint(
-        _params(tensors, folder, parts), parts, _with_tokenizer(origin, folder)
-    )
+    return ClipCheckpoint(_params(tensors, folder, parts), parts, _with_tokenizer(origin, folder))
 
 
 def _read_with_our_encoder(folder: Path) -> ClipCheckpoint:
@@ -176,10 +171,9 @@ def _read_with_our_encoder(folder: Path) -> ClipCheckpoint:
     params: dict[str, Any] = {"encoder": encoder.params}
     for name, tensor in read_safetensors(file).items():
         insert(params, name, tensor.astype(np.float32))
-    origin = ClipOrigin(encoder.origin.dtype, encoder.origin.image_size)
-    return ClipCheckpoint(
-        params, Parts.from_settings(json.loads(settings)), _with_tokenizer(origin, folder)
-    )
+    settings = json.loads(settings)
+    origin = _with_tokenizer(ClipOrigin(**settings["origin"]), folder)
+    return ClipCheckpoint(params, Parts.from_settings(settings["model"]), origin)
 
 
 def _params(tensors: Mapping[str, np.ndarray], folder: Path, parts: Parts) -> dict[str, Any]:
@@ -204,9 +198,7 @@ def _read_bin(file: Path) -> dict[str, np.ndarray]:
     return read_torch_file(file)
 
 
-def _require_sincos(
-    positions: np.ndarray, parts: Parts, origin: ClipOrigin, file: Path
-) -> None:
+def _require_sincos(positions: np.ndarray, parts: Parts, origin: ClipOrigin, file: Path) -> None:
     """Raises a ValueError unless a stored position code is the fixed one that ours computes."""
     side = origin.image_size // parts.vision.patch
     wanted = position_code(side, side, parts.vision.width)
@@ -225,7 +217,31 @@ def _require_sincos(
 
 
 def _with_tokenizer(origin: ClipOrigin, folder: Path) -> ClipOrigin:
-    from .tokenizer_files import tokenizer_file
-
     file = tokenizer_file(folder)
     return dataclasses.replace(origin, tokenizer=None if file is None else str(file.absolute()))
+
+
+def _orbax_step(path: Path) -> Path | None:
+    from .orbax_folder import find_orbax
+
+    return find_orbax(path)
+
+
+def _read_jax(path: Path, step: Path) -> ClipCheckpoint:
+    from .jax_weights import infer_parts
+    from .orbax_folder import read_orbax
+
+    arrays = read_orbax(step)
+    try:
+        parts = infer_parts(arrays)
+        params = from_jax(arrays, parts)
+    except ValueError as error:
+        raise ValueError(f"{step}: {error}") from error
+    origin = ClipOrigin()
+    # The folder that is published around the JAX weights says how images are prepared.
+    for folder in step.parents[:4]:
+        if (folder / OPENCLIP_CONFIG).is_file():
+            content = read_json(folder / OPENCLIP_CONFIG)
+            origin = _with_tokenizer(from_openclip_config(content, folder)[1], folder)
+            break
+    return ClipCheckpoint(params, parts, origin)

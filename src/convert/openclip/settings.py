@@ -21,6 +21,8 @@ MODEL_TYPE = "openvision_clip"
 
 _VISION = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
 _TEXT = {"pool_type": "last", "no_causal_mask": True, "act_kwargs": {"approximate": "tanh"}}
+# As the configuration of a training run calls them.
+_TOWERS = {"openvision": OpenVisionConfig, "codecvit": ViTConfig}
 # Keys of OpenCLIP that say nothing about what its model computes of images and ids.
 _FREE = {"pos_embed_type", "patch_dropout", "block_type", "tokenizer_kwargs", "tokenizer_mode"}
 _FREE |= {"hf_tokenizer_name", "pad_id", "eos_id"}
@@ -57,12 +59,13 @@ class Parts:
         fields = dataclasses.asdict(self)
         del fields["bias"]
         fields["embed_dim"] = None if self.text is None else self.text.embed_dim
+        fields["tower"] = next(n for n, kind in _TOWERS.items() if type(self.vision) is kind)
         return fields | {"loss": "sigmoid" if self.bias else "softmax"}
 
     @classmethod
     def from_settings(cls, model: Mapping[str, Any]) -> Parts:
         """The inverse of `settings`, but for how a run spread its work."""
-        vision = OpenVisionConfig if "rope_theta" not in model["vision"] else ViTConfig
+        vision = _TOWERS[model["tower"]]
 
         def build(config: Any, fields: Mapping[str, Any] | None) -> Any:
             # A matter of the run's machine, not of the model.
@@ -88,7 +91,6 @@ class ClipOrigin:
         centre.
       interpolation: "bilinear" or "bicubic".
       tokenizer: its file; None where it is unknown.
-      bos, eos: tokens of the vocabulary that begin and end a text, where it has no usual names.
       scale_shape: of logit_scale, [] or [1].
     """
 
