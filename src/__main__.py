@@ -32,6 +32,7 @@ VERBS = {
     "import": ("convert.import_hf", "published weights -> checkpoint"),
     "embed": ("retrieval.embed", "videos, images and record sets -> a file of embeddings"),
     "search": ("retrieval.search", "what lies nearest to a clip in a file of embeddings"),
+    "classify": ("convert.classify", "images -> which of some labels fits, by an image-text model"),
     "export": ("convert.export_verb", "checkpoint -> folder for transformers or OpenCLIP"),
 }
 

@@ -7,11 +7,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from ..data.tokenizers import Tokenizer, open_tokenizer
 from .export import export
 from .load import read_checkpoint
-from .openclip.read import ClipCheckpoint, is_clip, read_clip
-from .openclip.tokenizer_files import open_beside
+from .openclip.read import is_clip, read_clip
 from .openclip.write import FORMATS, export_clip
 from .weights import DTYPES
 
@@ -118,33 +116,10 @@ def _export_clip(options: argparse.Namespace) -> Path:
         options.out,
         layout=options.format,
         origin=origin,
-        tokenizer=clip_tokenizer(checkpoint, options.tokenizer),
+        tokenizer=checkpoint.tokenizer(options.tokenizer),
         positions=positions,
         shard_size=options.shard_size,
         training=checkpoint.training,
         metrics=checkpoint.metrics,
         overwrite=options.overwrite,
     )
-
-
-def clip_tokenizer(checkpoint: ClipCheckpoint, file: str | None = None) -> Tokenizer | None:
-    """The tokenizer of an image-text model.
-
-    Args:
-      checkpoint: the model; its run or its folder names one.
-      file: another place of it.
-
-    Returns:
-      The tokenizer; None for a model without texts.
-
-    Raises:
-      ValueError: it is not known, not there, or cannot be opened.
-    """
-    if checkpoint.parts.text is None and checkpoint.parts.decoder is None:
-        return None
-    file = file or checkpoint.origin.tokenizer
-    if file is None:
-        raise ValueError("the model's tokenizer is not known: name its file, --tokenizer FILE")
-    if not Path(file).is_file():
-        raise ValueError(f"the model's tokenizer {file} is not there: name it, --tokenizer FILE")
-    return open_tokenizer(file) if checkpoint.training else open_beside(Path(file))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
+from ...data.tokenizers import Tokenizer, open_tokenizer
 from ..card import last_metrics
 from ..folder import DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS
 from ..load import IMPORTED, read_checkpoint, stored_dtype
@@ -23,7 +24,7 @@ from ..names import insert
 from ..weights import WEIGHTS, read_json, read_safetensors, read_weights
 from .names import POSITIONS, from_jax, from_openclip, position_code
 from .settings import MODEL_TYPE, ClipOrigin, Parts, from_hf_config, from_openclip_config
-from .tokenizer_files import tokenizer_file
+from .tokenizer_files import open_beside, tokenizer_file
 
 _BIN = "open_clip_pytorch_model.bin"
 # Published tables were computed by other libraries, in float32.
@@ -48,6 +49,27 @@ class ClipCheckpoint(NamedTuple):
     positions: np.ndarray | None = None
     training: dict[str, Any] | None = None
     metrics: Mapping[str, float] = MappingProxyType({})
+
+    def tokenizer(self, file: str | Path | None = None) -> Tokenizer | None:
+        """The tokenizer of the model.
+
+        Args:
+          file: its place; by default the one that the run or the folder names.
+
+        Returns:
+          The tokenizer; None for a model without texts.
+
+        Raises:
+          ValueError: its place is not known, or it cannot be opened.
+        """
+        if self.parts.text is None and self.parts.decoder is None:
+            return None
+        known = file or self.origin.tokenizer
+        if known is None:
+            raise ValueError("the model's tokenizer is not known: name its file")
+        # A run opened its file as it stands; beside those of folders lies what they call begin and
+        # end.
+        return open_tokenizer(known) if self.training else open_beside(Path(known))
 
 
 def is_clip(path: str | Path) -> bool:
@@ -126,7 +148,12 @@ def _read_checkpoint(path: Path, ema: bool) -> ClipCheckpoint:
         return ClipCheckpoint(params, parts, origin, positions)
     training = metadata["config"]
     sizes = [source["image_size"] for source in training.get("sources", {}).values()]
-    origin = ClipOrigin(image_size=max(sizes, default=224), tokenizer=training.get("tokenizer"))
+    origin = ClipOrigin(
+        image_size=max(sizes, default=224),
+        resize_mode="shortest",  # as the run's own evaluations see images
+        interpolation="bicubic",
+        tokenizer=training.get("tokenizer"),
+    )
     metrics = last_metrics(find_checkpoint(path))
     return ClipCheckpoint(params, parts, origin, None, training, metrics)
 
