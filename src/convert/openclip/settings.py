@@ -91,7 +91,7 @@ class ClipOrigin:
         centre.
       interpolation: "bilinear" or "bicubic".
       tokenizer: its file; None where it is unknown.
-      scale_shape: of logit_scale, [] or [1].
+      scale_shape: of logit_scale and logit_bias, () or (1,).
     """
 
     dtype: str = "float32"

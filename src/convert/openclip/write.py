@@ -105,7 +105,8 @@ def export_clip(
         if positions is None:
             positions = position_code(size // patch, size // patch, parts.vision.width)
         tensors[POSITIONS] = positions
-        tensors["logit_scale"] = tensors["logit_scale"].reshape(origin.scale_shape)
+        for name in tensors.keys() & {"logit_scale", "logit_bias"}:
+            tensors[name] = tensors[name].reshape(origin.scale_shape)
     else:
         settings = to_hf_config(parts, origin)
         tensors = to_openclip(params, parts)

@@ -21,8 +21,8 @@ from codecvit.convert.openclip.settings import ClipOrigin, Parts, to_openclip_co
 from codecvit.convert.openclip.write import export_clip
 from codecvit.data.tokenizers import open_tokenizer
 from codecvit.models import ViTConfig
-from codecvit.trainers.checkpoints import initialise
-from codecvit.trainers.run_config import InitConfig
+from codecvit.trainers.checkpoints import Checkpoints, initialise
+from codecvit.trainers.run_config import CheckpointConfig, InitConfig
 
 from .helpers import in_their_jax, same_trees
 
@@ -45,6 +45,8 @@ def publish(folder, parts, params, vocabulary, dtype="float32", kind="safetensor
     (folder / "vocab.txt").write_text(words)
     (folder / "tokenizer_config.json").write_text('{"cls_token": "[CLS]", "pad_token": "[PAD]"}')
     tensors = to_openclip(params, parts)
+    if parts.bias:  # as OpenCLIP stores them when they are not scalars
+        tensors |= {name: tensors[name].reshape(1) for name in ("logit_scale", "logit_bias")}
     code = position_code(SIZE // 8, SIZE // 8, parts.vision.width)
     tensors[POSITIONS] = np.nextafter(code, np.float32(2))
     tensors = {name: t.astype(DTYPES[dtype]) for name, t in tensors.items()}
@@ -126,6 +128,54 @@ def test_training_continues_from_it(make_parts, make_weights, vocabulary, tmp_pa
     wanted = dataclasses.replace(wanted, parts=(*wanted.parts, "decoder"))
     with pytest.raises(ValueError, match=r"params/decoder/.*has nothing"):
         initialise(wanted, state)
+
+
+def test_a_run_s_checkpoint_is_exported_with_its_settings(
+    make_parts, make_weights, vocabulary, tmp_path, capsys
+):
+    """What `codecvit train-pairs` leaves: other arrays, a configuration, metrics, an average."""
+    parts = make_parts(decoder="causal")
+    params, averaged = make_weights(parts), make_weights(parts, seed=1)["encoder"]
+    checkpoints = Checkpoints(tmp_path / "run", CheckpointConfig())
+    state = {
+        "params": params,
+        "opt_state": {"mu": {"text": np.ones(3, np.float32)}},
+        "ema": averaged,
+        "step": np.int32(7),
+    }
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    manifest = {"mode": "image", "records": 1234, "tokens": {"sum": 56789}}
+    (packed / "manifest.json").write_text(json.dumps(manifest))
+    config = {
+        "model": parts.settings(),
+        "sources": {
+            "low": {"image_size": 24, "pairs": f"records:{packed}+webdataset:{tmp_path}/*.tar"},
+            "high": {"image_size": 40, "pairs": f"table:{tmp_path}/rows.parquet"},
+        },
+        "tokenizer": str(vocabulary),
+    }
+    checkpoints.save(7, jax.device_put(state), {"config": config})
+    checkpoints.close()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.5}\n')
+    run, out = str(tmp_path / "run"), tmp_path / "out"
+    assert is_clip(run)
+    assert export_verb([run, "--out", str(out), "--format", "openclip"]) == 0
+    found = read_clip(out)
+    same_trees(found.params, params)
+    assert found.origin.image_size == 40 and found.origin.resize_mode == "shortest"
+    card = (out / "README.md").read_text()
+    assert "| low | packed | image | 1,234 | 56,789 |" in card
+    assert "| train/loss | 1.5 |" in card and "decoder.safetensors" in card
+    model = codecvit.load_clip(run)
+    np.testing.assert_array_equal(
+        model.embed_texts(["a dog"]), codecvit.load_clip(out).embed_texts(["a dog"])
+    )
+    same_trees(codecvit.load_clip(run, ema=True).params, {**params, "encoder": averaged})
+    with pytest.raises(ValueError, match="codecvit.load_clip opens it"):
+        codecvit.load(run)
+    assert export_verb([run, "--out", str(out), "--tokenizer", "/nowhere.txt"]) == 1
+    assert "/nowhere.txt does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["openclip", "hf"])
