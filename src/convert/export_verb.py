@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .export import export
 from .load import read_checkpoint
+from .openclip.names import POSITIONS
 from .openclip.read import is_clip, read_clip
 from .openclip.write import FORMATS, export_clip
 from .weights import DTYPES
@@ -105,7 +106,7 @@ def _export_clip(options: argparse.Namespace) -> Path:
     if options.onnx:
         raise ValueError("--onnx: only encoders are written as a graph, not image-text models")
     checkpoint = read_clip(options.checkpoint, ema=options.ema)
-    origin, positions = checkpoint.origin, checkpoint.positions
+    origin, positions = checkpoint.origin, checkpoint.kept.get(POSITIONS)
     if options.dtype is not None and options.dtype != origin.dtype:
         origin, positions = dataclasses.replace(origin, dtype=options.dtype), None
     if options.image_size is not None and options.image_size != origin.image_size:

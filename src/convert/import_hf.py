@@ -18,6 +18,7 @@ from ..models.config import SIZES, ViTConfig
 from .folder import JAX_FOLDER
 from .load import IMPORTED, MODEL_TYPE, Checkpoint, read_checkpoint
 from .openclip.adopt import import_clip, training_arguments
+from .openclip.names import PROJECTION
 from .openclip.read import is_clip
 from .weights import read_json
 
@@ -106,6 +107,9 @@ def _import_clip(folder: str, out: str) -> None:
     checkpoint = import_clip(folder, out)
     origin = checkpoint.origin
     print(f"imported {folder} ({origin.dtype}) to {out}; continue with")
+    if PROJECTION in checkpoint.kept:
+        shape = list(checkpoint.kept[PROJECTION].shape)
+        print(f"  {PROJECTION} {shape} leads nowhere without a text tower: kept, and not used")
     arguments = training_arguments(checkpoint.parts, out)
     print(f"  codecvit train-pairs --config=src/configs/openvision.py:{arguments}")
     if checkpoint.parts.decoder is None and (Path(folder) / JAX_FOLDER).is_dir():

@@ -44,9 +44,7 @@ def import_clip(folder: str | Path, out: str | Path) -> ClipCheckpoint:
         for name, leaf in flatten({"params": checkpoint.params}).items()
         if not name.startswith("params/encoder/")
     }
-    if checkpoint.positions is not None:
-        # Computed by another library: the last bits differ from ours.
-        rest[f"{IMPORTED}/positions"] = checkpoint.positions
+    rest |= {f"{IMPORTED}/{name}": tensor for name, tensor in checkpoint.kept.items()}
     metadata = {
         "config": {"model": checkpoint.parts.settings()},
         IMPORTED: dataclasses.asdict(checkpoint.origin),

@@ -22,7 +22,7 @@ from ..folder import DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS
 from ..load import IMPORTED, read_checkpoint, stored_dtype
 from ..names import insert
 from ..weights import WEIGHTS, read_json, read_safetensors, read_weights
-from .names import POSITIONS, from_jax, from_openclip, position_code
+from .names import POSITIONS, PROJECTION, from_jax, from_openclip, position_code
 from .settings import MODEL_TYPE, ClipOrigin, Parts, from_hf_config, from_openclip_config
 from .tokenizer_files import open_beside, tokenizer_file
 
@@ -38,7 +38,8 @@ class ClipCheckpoint(NamedTuple):
       params: the tree of `models.clip`, float32.
       parts: sizes of the model.
       origin: what a folder says beside them.
-      positions: the position code that an OpenCLIP folder held, [1 + patches, D]; None elsewhere.
+      kept: tensors of an OpenCLIP folder that our tree has no place for: its position code, and
+        the projection of an image tower without texts.
       training: the run's resolved configuration; None for what no run of ours trained.
       metrics: the run's last ones and their step.
     """
@@ -46,7 +47,7 @@ class ClipCheckpoint(NamedTuple):
     params: dict[str, Any]
     parts: Parts
     origin: ClipOrigin
-    positions: np.ndarray | None = None
+    kept: Mapping[str, np.ndarray] = MappingProxyType({})
     training: dict[str, Any] | None = None
     metrics: Mapping[str, float] = MappingProxyType({})
 
@@ -144,8 +145,7 @@ def _read_checkpoint(path: Path, ema: bool) -> ClipCheckpoint:
         insert(params, name, leaf)
     if IMPORTED in metadata:
         origin = ClipOrigin(**metadata[IMPORTED])
-        positions = restore_rest(path, f"{IMPORTED}/").get("positions")
-        return ClipCheckpoint(params, parts, origin, positions)
+        return ClipCheckpoint(params, parts, origin, restore_rest(path, f"{IMPORTED}/"))
     training = metadata["config"]
     sizes = [source["image_size"] for source in training.get("sources", {}).values()]
     origin = ClipOrigin(
@@ -155,23 +155,29 @@ def _read_checkpoint(path: Path, ema: bool) -> ClipCheckpoint:
         tokenizer=training.get("tokenizer"),
     )
     metrics = last_metrics(find_checkpoint(path))
-    return ClipCheckpoint(params, parts, origin, None, training, metrics)
+    return ClipCheckpoint(params, parts, origin, training=training, metrics=metrics)
 
 
 def _read_openclip(folder: Path) -> ClipCheckpoint:
-    parts, origin = from_openclip_config(read_json(folder / OPENCLIP_CONFIG), folder)
     file = _weight_file(folder)
     assert file is not None
     tensors = _read_bin(file) if file.suffix == ".bin" else read_safetensors(file)
-    positions = tensors.pop(POSITIONS, None)
-    if positions is None:
+    dtype = stored_dtype(tensors)
+    texts = "token_embedding.weight" in tensors
+    if not texts and not any(name.startswith("visual.") for name in tensors):
+        tensors = {f"visual.{name}": tensor for name, tensor in tensors.items()}
+    content = read_json(folder / OPENCLIP_CONFIG)
+    parts, origin = from_openclip_config(content, folder / OPENCLIP_CONFIG, texts=texts)
+    if POSITIONS not in tensors:
         raise ValueError(f"{file}: 1 tensor(s) missing, the first {POSITIONS!r}")
-    _require_sincos(positions, parts, origin, file)
-    dtype = stored_dtype({**tensors, POSITIONS: positions})
+    kept = {POSITIONS: tensors.pop(POSITIONS)}
+    _require_sincos(kept[POSITIONS], parts, origin, file)
+    if not texts and PROJECTION in tensors:
+        kept[PROJECTION] = tensors.pop(PROJECTION)
     shape = tensors["logit_scale"].shape if "logit_scale" in tensors else ()
     origin = dataclasses.replace(origin, dtype=dtype, scale_shape=shape)
     params = _params(tensors, folder, parts)
-    return ClipCheckpoint(params, parts, _with_tokenizer(origin, folder), positions)
+    return ClipCheckpoint(params, parts, _with_tokenizer(origin, folder), kept)
 
 
 def _read_hf(folder: Path, settings: Mapping[str, Any]) -> ClipCheckpoint:

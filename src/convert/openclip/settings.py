@@ -21,11 +21,12 @@ MODEL_TYPE = "openvision_clip"
 
 _VISION = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
 _TEXT = {"pool_type": "last", "no_causal_mask": True, "act_kwargs": {"approximate": "tanh"}}
+_OPENVISION_PREPROCESS = {"resize_mode": "squash", "interpolation": "bilinear"}
 # As the configuration of a training run calls them.
 _TOWERS = {"openvision": OpenVisionConfig, "codecvit": ViTConfig}
 # Keys of OpenCLIP that say nothing about what its model computes of images and ids.
 _FREE = {"pos_embed_type", "patch_dropout", "block_type", "tokenizer_kwargs", "tokenizer_mode"}
-_FREE |= {"hf_tokenizer_name", "pad_id", "eos_id"}
+_FREE |= {"hf_tokenizer_name", "pad_id", "eos_id", "output_tokens"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,12 +172,16 @@ def preprocess_settings(origin: ClipOrigin) -> dict[str, Any]:
     }
 
 
-def from_openclip_config(content: Mapping[str, Any], path: Path) -> tuple[Parts, ClipOrigin]:
+def from_openclip_config(
+    content: Mapping[str, Any], path: Path, *, texts: bool = True
+) -> tuple[Parts, ClipOrigin]:
     """The sizes that an open_clip_config.json states; dtype and tokenizer are not in it.
 
     Args:
       content: of the file.
       path: its name, for messages.
+      texts: whether there are weights of a text tower. OpenVision 2 publishes none, and then its
+        `text_cfg` means nothing, and it states no preprocessing.
 
     Raises:
       ValueError: a key is missing, or asks for what our models do not compute.
@@ -195,6 +200,9 @@ def from_openclip_config(content: Mapping[str, Any], path: Path) -> tuple[Parts,
     )
     vision.pop("patch_size")
     _require_nothing(vision, f"{path}: vision_cfg")
+    if not texts:
+        stated = {"mean": IMAGE_MEAN, "std": IMAGE_STD, **_OPENVISION_PREPROCESS}
+        return dataclasses.replace(parts, bias=False), _origin(size, preprocess or stated, path)
     if text is not None:
         text = dict(text)
         _require(text, _TEXT, f"{path}: text_cfg")

@@ -330,6 +330,40 @@ def test_learned_positions_and_other_colours_are_refused(
         read_clip(folder)
 
 
+@pytest.mark.parametrize("prefix", ["visual.", ""])
+def test_an_image_tower_alone_is_imported(
+    make_parts, make_weights, vocabulary, tmp_path, capsys, prefix
+):
+    """As OpenVision 2 is published: a text_cfg of no meaning, no preprocessing, no texts."""
+    parts = make_parts()
+    params = make_weights(parts)
+    folder = publish(tmp_path / "theirs", parts, params, vocabulary)
+    content = json.loads((folder / "open_clip_config.json").read_text())
+    content["model_cfg"]["text_cfg"] = {"context_length": 77, "vocab_size": 49408, "heads": 8}
+    content["model_cfg"]["vision_cfg"]["output_tokens"] = True
+    del content["preprocess_cfg"]
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    file = folder / "open_clip_model.safetensors"
+    tower = {n: t for n, t in load_file(file).items() if n.startswith("visual.")}
+    save_file({prefix + name.removeprefix("visual."): t for name, t in tower.items()}, file)
+    out = tmp_path / "checkpoint"
+    assert import_verb([str(folder), "--out", str(out)]) == 0
+    assert "visual.proj [48, 24] leads nowhere" in capsys.readouterr().out
+    found = read_clip(out)
+    same_trees(found.params, {"encoder": params["encoder"]})
+    assert found.parts == Parts(parts.vision)
+    np.testing.assert_array_equal(found.kept["visual.proj"], tower["visual.proj"])
+    state = {"params": jax.device_put(make_weights(make_parts(decoder="causal"), seed=1))}
+    made = initialise(InitConfig(checkpoint=str(out)), state)
+    same_trees(made["params"]["encoder"], params["encoder"])
+    assert export_verb([str(out), "--out", str(tmp_path / "hf")]) == 0
+    same_trees(read_clip(tmp_path / "hf").params, found.params)
+    half = {**tower, "ln_final.weight": np.ones(32, np.float32)}
+    save_file(half, file)
+    with pytest.raises(ValueError, match="unknown tensor.s., the first 'ln_final.weight'"):
+        read_clip(folder)
+
+
 def test_wrong_wishes_are_named(make_parts, make_weights, vocabulary, tmp_path):
     parts = make_parts()
     params, origin = make_weights(parts), ClipOrigin(image_size=SIZE)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -201,3 +203,14 @@ def test_what_has_no_texts_is_refused(make_parts, make_weights, tmp_path):
     out = export_clip(encoder, alone, tmp_path / "alone", origin=ClipOrigin(image_size=SIZE))
     with pytest.raises(ValueError, match="has no text tower"):
         codecvit.load_clip(out)
+
+
+def test_it_needs_no_torch(folder):
+    code = f"""
+import sys
+import codecvit, numpy
+model = codecvit.load_clip({str(folder)!r})
+model.classify([numpy.zeros((9, 9, 3), "uint8")], ["dog", "cat"])
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
