@@ -38,10 +38,11 @@ VERBS = {
         "trainers.probe.records",
         "k-NN and linear probe of an encoder on labelled record sets",
     ),
-    "import": ("convert.import_hf", "published Hugging Face folder -> checkpoint"),
+    "import": ("convert.import_hf", "published weights -> checkpoint"),
     "embed": ("retrieval.embed", "videos, images and record sets -> a file of embeddings"),
     "search": ("retrieval.search", "what lies nearest to a clip in a file of embeddings"),
-    "export": ("convert.export", "checkpoint -> Hugging Face folder"),
+    "classify": ("convert.classify", "images -> which of some labels fits, by an image-text model"),
+    "export": ("convert.export_verb", "checkpoint -> folder for transformers or OpenCLIP"),
 }
 
 

@@ -30,7 +30,8 @@ OPTIONS = {
     "import": ("--out",),
     "embed": ("--checkpoint", "--out", "--budget", "--workers"),
     "search": ("--index", "--query", "--key", "--top", "--out"),
-    "export": ("--out", "--dtype", "--image-size", "--shard-size", "--onnx"),
+    "classify": ("--labels", "--model", "--checkpoint", "--templates", "--tokenizer", "--json"),
+    "export": ("--out", "--format", "--dtype", "--image-size", "--shard-size", "--onnx"),
 }
 
 

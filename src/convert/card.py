@@ -112,7 +112,9 @@ def last_metrics(checkpoint: Path) -> dict[str, float]:
 def _training_data(training: Mapping[str, Any]) -> str:
     rows = []
     for name, source in training.get("sources", {}).items():
-        for folder in source["records"].split("+"):
+        # Of pairs with texts, KIND:PATH; only record sets count themselves.
+        for place in (source.get("records") or source.get("pairs", "")).split("+"):
+            folder = place.removeprefix("records:")
             manifest = Path(folder) / "manifest.json"
             if manifest.is_file():
                 packed = read_json(manifest)

@@ -1,4 +1,4 @@
-"""`codecvit export`: an encoder as a Hugging Face folder that `AutoModel.from_pretrained` opens.
+"""An encoder as a Hugging Face folder that `AutoModel.from_pretrained` opens.
 
 The folder holds the weights under the published names, the modelling code of `hf/`, an image
 processor and a model card. It is written beside its destination and renamed into place, so that no
@@ -7,23 +7,19 @@ half-written folder is ever seen. No torch needed, unless for an ONNX graph.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ..models.config import ViTConfig
 from ..models.vit import IMAGE_MEAN, IMAGE_STD
 from .card import model_card
-from .folder import ENCODER_CODE, IMAGE_TEXT, require_free, whole_folder
-from .load import MODEL_TYPE, Origin, config_to_hf, read_checkpoint
+from .folder import ENCODER_CODE, require_free, whole_folder
+from .load import MODEL_TYPE, Origin, config_to_hf
 from .names import to_hf
 from .weights import DTYPES, parse_size, write_json, write_weights
 
@@ -41,7 +37,7 @@ def export(
     metrics: Mapping[str, float] | None = None,
     onnx: bool = False,
     overwrite: bool = False,
-    image_text: tuple[Mapping[str, np.ndarray], Mapping[str, Any]] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes an encoder as a Hugging Face folder.
 
@@ -57,8 +53,7 @@ def export(
       metrics: the run's last metrics with their step, for the model card.
       onnx: also write the float32 graph that `codecvit.convert.onnx` describes; needs torch.
       overwrite: replace `out` even when it is a folder of something else.
-      image_text: of an image-text model, what it has beside this encoder: arrays by path name, and
-        its settings. They go to a file of their own.
+      beside: writes into the new folder what a model has beside this encoder.
 
     Returns:
       `out`.
@@ -84,10 +79,8 @@ def export(
 
     with whole_folder(out, overwrite) as new:
         write_weights(new, tensors, shard_bytes)
-        if image_text is not None:
-            rest, model = image_text
-            rest = {name: cast(name, tensor, dtype) for name, tensor in rest.items()}
-            save_file(rest, new / IMAGE_TEXT, metadata={"settings": json.dumps(model)})
+        if beside is not None:
+            beside(new)
         settings = _model_settings(config, Origin(dtype, image_size, rope_temporal_size))
         write_json(new / "config.json", settings)
         write_json(new / "preprocessor_config.json", processor_settings(image_size))
@@ -149,67 +142,3 @@ def processor_settings(image_size: int) -> dict[str, Any]:
         "image_mean": list(IMAGE_MEAN),
         "image_std": list(IMAGE_STD),
     }
-
-
-def main(argv: list[str]) -> int:
-    """The verb `codecvit export`."""
-    parser = argparse.ArgumentParser(
-        prog="codecvit export",
-        description="Write an encoder as a Hugging Face folder, which "
-        "AutoModel.from_pretrained(DIR, trust_remote_code=True) opens.",
-    )
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help="work directory of training (its newest checkpoint), WORKDIR/checkpoints/STEP, what "
-        "`codecvit import` wrote, or a Hugging Face folder",
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="an earlier export is replaced")
-    parser.add_argument(
-        "--dtype",
-        choices=sorted(DTYPES),
-        help="of the weights (default: that of an imported folder, else float32)",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        metavar="N",
-        help="side in pixels that the image processor makes (default: that of an imported folder, "
-        "else 224)",
-    )
-    parser.add_argument(
-        "--shard-size",
-        metavar="SIZE",
-        help="cut the weights into files of at most this size, such as 5GB (default: one file)",
-    )
-    parser.add_argument(
-        "--onnx", action="store_true", help="also write model.onnx, in float32 (extras torch, onnx)"
-    )
-    parser.add_argument(
-        "--ema", action="store_true", help="the moving average of the parameters (config.ema)"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace DIR even when it is no export"
-    )
-    options = parser.parse_args(argv)
-    try:
-        checkpoint = read_checkpoint(options.checkpoint, ema=options.ema)
-        origin = checkpoint.origin
-        out = export(
-            checkpoint.params,
-            checkpoint.config,
-            options.out,
-            dtype=options.dtype or origin.dtype,
-            image_size=origin.image_size if options.image_size is None else options.image_size,
-            rope_temporal_size=origin.rope_temporal_size,
-            shard_size=options.shard_size,
-            training=checkpoint.training,
-            metrics=checkpoint.metrics,
-            onnx=options.onnx,
-            overwrite=options.overwrite,
-        )
-    except ValueError as error:
-        print(f"codecvit export: {error}", file=sys.stderr)
-        return 1
-    print(f"exported {options.checkpoint} to {out}")
-    return 0

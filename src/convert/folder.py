@@ -24,7 +24,9 @@ OPENCLIP_CONFIG = "open_clip_config.json"
 OPENCLIP_WEIGHTS = "open_clip_model.safetensors"
 DECODER = "decoder.safetensors"
 IMAGE_TEXT = "image_text.safetensors"
-"""The caption decoder; the parts of an image-text model beside an encoder: path names of ours."""
+JAX_FOLDER = "jax_orbax_weight"
+"""Weights for OpenCLIP; the caption decoder; the parts of an image-text model beside an encoder of
+ours, by path names of our tree; OpenVision's JAX weights."""
 
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 ENCODER_FILES = frozenset(

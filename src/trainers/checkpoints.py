@@ -193,6 +193,18 @@ def restore_params(path: str | Path, *, ema: bool = False) -> tuple[dict[str, An
     return ocp.load_checkpointables(folder, {tree: abstract})[tree], dict(saved.custom_metadata)
 
 
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The JSON values that were saved with a checkpoint.
+
+    Args:
+      path: a work directory or one checkpoint of it.
+
+    Raises:
+      ValueError: there is no checkpoint, or it is torn.
+    """
+    return dict(_read_metadata(find_checkpoint(path)).custom_metadata)
+
+
 def restore_rest(path: str | Path, prefix: str) -> dict[str, np.ndarray]:
     """Arrays of a checkpoint outside of the encoder, without reading the others.
 

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import codecvit
 from codecvit.convert import torch_input
-from codecvit.convert.export import export, main
+from codecvit.convert.export import export
+from codecvit.convert.export_verb import main
 from codecvit.convert.folder import ENCODER_FILES
 from codecvit.convert.load import load, read_checkpoint
 from codecvit.convert.names import to_hf

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import codecvit
 from codecvit.convert.export import export
-from codecvit.convert.export import main as export_verb
+from codecvit.convert.export_verb import main as export_verb
 from codecvit.convert.import_hf import import_hf, main, model_flags
 from codecvit.convert.load import read_checkpoint
 from codecvit.convert.names import to_hf

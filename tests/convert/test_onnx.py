@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from codecvit.convert import torch_input
-from codecvit.convert.export import export, main
+from codecvit.convert.export import export
+from codecvit.convert.export_verb import main
 from codecvit.convert.folder import ENCODER_FILES
 
 

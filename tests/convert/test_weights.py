@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModel
 
 from codecvit.convert.export import export
-from codecvit.convert.export import main as export_verb
+from codecvit.convert.export_verb import main as export_verb
 from codecvit.convert.folder import ENCODER_FILES
 from codecvit.convert.names import to_hf
 from codecvit.convert.weights import parse_size, read_weights, write_weights

@@ -15,7 +15,7 @@ import pytest
 
 import codecvit
 from codecvit.__main__ import main as codecvit_main
-from codecvit.convert.export import main as export
+from codecvit.convert.export_verb import main as export
 from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoints import find_checkpoint

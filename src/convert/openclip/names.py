@@ -18,6 +18,9 @@ from .table import Entry, Row, decoder_entries, entries
 if TYPE_CHECKING:
     from .settings import Parts
 
+PROJECTION = "visual.proj"
+"""Of the image tower into the common embedding."""
+
 POSITIONS = "visual.positional_embedding"
 """The fixed code, which OpenCLIP stores for one resolution; ours is computed from positions."""
 

@@ -45,7 +45,9 @@ def read_orbax(step: Path) -> dict[str, np.ndarray]:
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"{step} is no Orbax checkpoint: {error}") from error
     if not isinstance(tree, dict) or "params" not in tree:
-        raise ValueError(f"{step} holds no tree 'params': expected what OpenVision's trainer saved")
+        raise ValueError(
+            f"{step} holds no tree 'params': it is damaged, or not what OpenVision's trainer saved"
+        )
     abstract = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree["params"])
     context = ocp.Context()
     context.pytree.loading.partial_load = True  # the optimiser is twice as large, and not wanted

@@ -11,21 +11,20 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 
+from ...data.tokenizers import Tokenizer, open_tokenizer
 from ..card import last_metrics
 from ..folder import DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS
 from ..load import IMPORTED, read_checkpoint, stored_dtype
 from ..names import insert
-from ..weights import INDEX, WEIGHTS, read_json, read_safetensors, read_weights
-from .names import POSITIONS, from_openclip, position_code
+from ..weights import WEIGHTS, read_json, read_safetensors, read_weights
+from .names import POSITIONS, PROJECTION, from_jax, from_openclip, position_code
 from .settings import MODEL_TYPE, ClipOrigin, Parts, from_hf_config, from_openclip_config
-
-if TYPE_CHECKING:
-    from ...data.tokenizers import Tokenizer
+from .tokenizer_files import open_beside, tokenizer_file
 
 _BIN = "open_clip_pytorch_model.bin"
 # Published tables were computed by other libraries, in float32.
@@ -39,7 +38,8 @@ class ClipCheckpoint(NamedTuple):
       params: the tree of `models.clip`, float32.
       parts: sizes of the model.
       origin: what a folder says beside them.
-      positions: the position code that an OpenCLIP folder held, [1 + patches, D]; None elsewhere.
+      kept: tensors of an OpenCLIP folder that our tree has no place for: its position code, and
+        the projection of an image tower without texts.
       training: the run's resolved configuration; None for what no run of ours trained.
       metrics: the run's last ones and their step.
     """
@@ -47,9 +47,30 @@ class ClipCheckpoint(NamedTuple):
     params: dict[str, Any]
     parts: Parts
     origin: ClipOrigin
-    positions: np.ndarray | None = None
+    kept: Mapping[str, np.ndarray] = MappingProxyType({})
     training: dict[str, Any] | None = None
     metrics: Mapping[str, float] = MappingProxyType({})
+
+    def tokenizer(self, file: str | Path | None = None) -> Tokenizer | None:
+        """The tokenizer of the model.
+
+        Args:
+          file: its place; by default the one that the run or the folder names.
+
+        Returns:
+          The tokenizer; None for a model without texts.
+
+        Raises:
+          ValueError: its place is not known, or it cannot be opened.
+        """
+        if self.parts.text is None and self.parts.decoder is None:
+            return None
+        known = file or self.origin.tokenizer
+        if known is None:
+            raise ValueError("the model's tokenizer is not known: name its file")
+        # A run opened its file as it stands; beside those of folders lies what they call begin and
+        # end.
+        return open_tokenizer(known) if self.training else open_beside(Path(known))
 
 
 def is_clip(path: str | Path) -> bool:
@@ -124,30 +145,39 @@ def _read_checkpoint(path: Path, ema: bool) -> ClipCheckpoint:
         insert(params, name, leaf)
     if IMPORTED in metadata:
         origin = ClipOrigin(**metadata[IMPORTED])
-        positions = restore_rest(path, f"{IMPORTED}/").get("positions")
-        return ClipCheckpoint(params, parts, origin, positions)
+        return ClipCheckpoint(params, parts, origin, restore_rest(path, f"{IMPORTED}/"))
     training = metadata["config"]
-    # TODO of the trainer's configuration
-    tokenizer = training.get("tokenizer")
-    origin = ClipOrigin(tokenizer=tokenizer)
+    sizes = [source["image_size"] for source in training.get("sources", {}).values()]
+    origin = ClipOrigin(
+        image_size=max(sizes, default=224),
+        resize_mode="shortest",  # as the run's own evaluations see images
+        interpolation="bicubic",
+        tokenizer=training.get("tokenizer"),
+    )
     metrics = last_metrics(find_checkpoint(path))
-    return ClipCheckpoint(params, parts, origin, None, training, metrics)
+    return ClipCheckpoint(params, parts, origin, training=training, metrics=metrics)
 
 
 def _read_openclip(folder: Path) -> ClipCheckpoint:
-    parts, origin = from_openclip_config(read_json(folder / OPENCLIP_CONFIG), folder)
     file = _weight_file(folder)
     assert file is not None
     tensors = _read_bin(file) if file.suffix == ".bin" else read_safetensors(file)
-    positions = tensors.pop(POSITIONS, None)
-    if positions is None:
+    dtype = stored_dtype(tensors)
+    texts = "token_embedding.weight" in tensors
+    if not texts and not any(name.startswith("visual.") for name in tensors):
+        tensors = {f"visual.{name}": tensor for name, tensor in tensors.items()}
+    content = read_json(folder / OPENCLIP_CONFIG)
+    parts, origin = from_openclip_config(content, folder / OPENCLIP_CONFIG, texts=texts)
+    if POSITIONS not in tensors:
         raise ValueError(f"{file}: 1 tensor(s) missing, the first {POSITIONS!r}")
-    _require_sincos(positions, parts, origin, file)
-    dtype = stored_dtype({**tensors, POSITIONS: positions})
+    kept = {POSITIONS: tensors.pop(POSITIONS)}
+    _require_sincos(kept[POSITIONS], parts, origin, file)
+    if not texts and PROJECTION in tensors:
+        kept[PROJECTION] = tensors.pop(PROJECTION)
     shape = tensors["logit_scale"].shape if "logit_scale" in tensors else ()
     origin = dataclasses.replace(origin, dtype=dtype, scale_shape=shape)
     params = _params(tensors, folder, parts)
-    return ClipCheckpoint(params, parts, _with_tokenizer(origin, folder), positions)
+    return ClipCheckpoint(params, parts, _with_tokenizer(origin, folder), kept)
 
 
 def _read_hf(folder: Path, settings: Mapping[str, Any]) -> ClipCheckpoint:
@@ -161,9 +191,7 @@ def _read_hf(folder: Path, settings: Mapping[str, Any]) -> ClipCheckpoint:
     parts, origin = from_hf_config(settings, preprocess, folder / "config.json")
     tensors = read_weights(folder)
     origin = dataclasses.replace(origin, dtype=stored_dtype(tensors))
-    return ClipCheckpoint(
-        _params(tensors, folder, parts), parts, _with_tokenizer(origin, folder)
-    )
+    return ClipCheckpoint(_params(tensors, folder, parts), parts, _with_tokenizer(origin, folder))
 
 
 def _read_with_our_encoder(folder: Path) -> ClipCheckpoint:
@@ -176,10 +204,9 @@ def _read_with_our_encoder(folder: Path) -> ClipCheckpoint:
     params: dict[str, Any] = {"encoder": encoder.params}
     for name, tensor in read_safetensors(file).items():
         insert(params, name, tensor.astype(np.float32))
-    origin = ClipOrigin(encoder.origin.dtype, encoder.origin.image_size)
-    return ClipCheckpoint(
-        params, Parts.from_settings(json.loads(settings)), _with_tokenizer(origin, folder)
-    )
+    settings = json.loads(settings)
+    origin = _with_tokenizer(ClipOrigin(**settings["origin"]), folder)
+    return ClipCheckpoint(params, Parts.from_settings(settings["model"]), origin)
 
 
 def _params(tensors: Mapping[str, np.ndarray], folder: Path, parts: Parts) -> dict[str, Any]:
@@ -204,9 +231,7 @@ def _read_bin(file: Path) -> dict[str, np.ndarray]:
     return read_torch_file(file)
 
 
-def _require_sincos(
-    positions: np.ndarray, parts: Parts, origin: ClipOrigin, file: Path
-) -> None:
+def _require_sincos(positions: np.ndarray, parts: Parts, origin: ClipOrigin, file: Path) -> None:
     """Raises a ValueError unless a stored position code is the fixed one that ours computes."""
     side = origin.image_size // parts.vision.patch
     wanted = position_code(side, side, parts.vision.width)
@@ -225,7 +250,31 @@ def _require_sincos(
 
 
 def _with_tokenizer(origin: ClipOrigin, folder: Path) -> ClipOrigin:
-    from .tokenizer_files import tokenizer_file
-
     file = tokenizer_file(folder)
     return dataclasses.replace(origin, tokenizer=None if file is None else str(file.absolute()))
+
+
+def _orbax_step(path: Path) -> Path | None:
+    from .orbax_folder import find_orbax
+
+    return find_orbax(path)
+
+
+def _read_jax(path: Path, step: Path) -> ClipCheckpoint:
+    from .jax_weights import infer_parts
+    from .orbax_folder import read_orbax
+
+    arrays = read_orbax(step)
+    try:
+        parts = infer_parts(arrays)
+        params = from_jax(arrays, parts)
+    except ValueError as error:
+        raise ValueError(f"{step}: {error}") from error
+    origin = ClipOrigin()
+    # The folder that is published around the JAX weights says how images are prepared.
+    for folder in step.parents[:4]:
+        if (folder / OPENCLIP_CONFIG).is_file():
+            content = read_json(folder / OPENCLIP_CONFIG)
+            origin = _with_tokenizer(from_openclip_config(content, folder)[1], folder)
+            break
+    return ClipCheckpoint(params, parts, origin)

@@ -21,9 +21,12 @@ MODEL_TYPE = "openvision_clip"
 
 _VISION = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
 _TEXT = {"pool_type": "last", "no_causal_mask": True, "act_kwargs": {"approximate": "tanh"}}
+_OPENVISION_PREPROCESS = {"resize_mode": "squash", "interpolation": "bilinear"}
+# As the configuration of a training run calls them.
+_TOWERS = {"openvision": OpenVisionConfig, "codecvit": ViTConfig}
 # Keys of OpenCLIP that say nothing about what its model computes of images and ids.
 _FREE = {"pos_embed_type", "patch_dropout", "block_type", "tokenizer_kwargs", "tokenizer_mode"}
-_FREE |= {"hf_tokenizer_name", "pad_id", "eos_id"}
+_FREE |= {"hf_tokenizer_name", "pad_id", "eos_id", "output_tokens"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +60,13 @@ class Parts:
         fields = dataclasses.asdict(self)
         del fields["bias"]
         fields["embed_dim"] = None if self.text is None else self.text.embed_dim
+        fields["tower"] = next(n for n, kind in _TOWERS.items() if type(self.vision) is kind)
         return fields | {"loss": "sigmoid" if self.bias else "softmax"}
 
     @classmethod
     def from_settings(cls, model: Mapping[str, Any]) -> Parts:
         """The inverse of `settings`, but for how a run spread its work."""
-        vision = OpenVisionConfig if "rope_theta" not in model["vision"] else ViTConfig
+        vision = _TOWERS[model["tower"]]
 
         def build(config: Any, fields: Mapping[str, Any] | None) -> Any:
             # A matter of the run's machine, not of the model.
@@ -88,8 +92,7 @@ class ClipOrigin:
         centre.
       interpolation: "bilinear" or "bicubic".
       tokenizer: its file; None where it is unknown.
-      bos, eos: tokens of the vocabulary that begin and end a text, where it has no usual names.
-      scale_shape: of logit_scale, [] or [1].
+      scale_shape: of logit_scale and logit_bias, () or (1,).
     """
 
     dtype: str = "float32"
@@ -169,12 +172,16 @@ def preprocess_settings(origin: ClipOrigin) -> dict[str, Any]:
     }
 
 
-def from_openclip_config(content: Mapping[str, Any], path: Path) -> tuple[Parts, ClipOrigin]:
+def from_openclip_config(
+    content: Mapping[str, Any], path: Path, *, texts: bool = True
+) -> tuple[Parts, ClipOrigin]:
     """The sizes that an open_clip_config.json states; dtype and tokenizer are not in it.
 
     Args:
       content: of the file.
       path: its name, for messages.
+      texts: whether there are weights of a text tower. OpenVision 2 publishes none, and then its
+        `text_cfg` means nothing, and it states no preprocessing.
 
     Raises:
       ValueError: a key is missing, or asks for what our models do not compute.
@@ -193,6 +200,9 @@ def from_openclip_config(content: Mapping[str, Any], path: Path) -> tuple[Parts,
     )
     vision.pop("patch_size")
     _require_nothing(vision, f"{path}: vision_cfg")
+    if not texts:
+        stated = {"mean": IMAGE_MEAN, "std": IMAGE_STD, **_OPENVISION_PREPROCESS}
+        return dataclasses.replace(parts, bias=False), _origin(size, preprocess or stated, path)
     if text is not None:
         text = dict(text)
         _require(text, _TEXT, f"{path}: text_cfg")

@@ -18,14 +18,13 @@ _ROLES = ("pad", "bos", "eos", "cls")
 _BERT = {"bos": "[unused0]", "eos": "[unused1]"}
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Writes the files of a tokenizer into a folder.
 
     Args:
       folder: where to.
       tokenizer: as `open_tokenizer` made it. Of SentencePiece only the model is written: OpenCLIP
         does not open it.
-      context_length: T.
     """
     kind = tokenizer.path.suffix
     if kind == ".model":
@@ -52,7 +51,6 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> 
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids"],
-            "model_max_length": context_length,
             "clean_up_tokenization_spaces": False,
             **{f"{role}_token": token for role, token in roles.items()},
             **({"unk_token": "[UNK]"} if kind == ".txt" else {}),
@@ -60,23 +58,28 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> 
     )
 
 
-def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of an exported or published folder; None where it has none.
+def tokenizer_file(folder: Path) -> Path | None:
+    """The tokenizer of an exported or published folder; None where it has none."""
+    names = ("vocab.txt", "tokenizer.json", "tokenizer.model")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def open_beside(file: Path) -> Tokenizer:
+    """Opens a tokenizer with the special tokens that the tokenizer_config.json beside it names.
+
+    Args:
+      file: as for `open_tokenizer`; a vocabulary of BERT's has OpenVision's in its unused places.
 
     Raises:
-      ValueError: there is one, and it cannot be opened.
+      ValueError: it cannot be opened.
     """
-    names = ("vocab.txt", "tokenizer.json", "tokenizer.model")
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found:
-        return None
-    settings = folder / "tokenizer_config.json"
+    settings = file.parent / "tokenizer_config.json"
     stated = read_json(settings) if settings.is_file() else {}
     roles = {role: _text(stated.get(f"{role}_token")) for role in _ROLES}
-    if found[0].name == "vocab.txt" and stated.get("bos_token") is None:
-        words = found[0].read_text(encoding="utf-8").split("\n")
-        roles |= {role: token for role, token in _BERT.items() if token in words[:3]}
-    return open_tokenizer(found[0], **roles)
+    if file.suffix == ".txt" and file.is_file() and roles["bos"] is None:
+        words = file.read_text(encoding="utf-8").split("\n", 3)[:3]
+        roles |= {role: token for role, token in _BERT.items() if token in words}
+    return open_tokenizer(file, **roles)
 
 
 def _text(token: Any) -> str | None:

@@ -6,6 +6,8 @@ file of their own.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from safetensors.numpy import save_file
 from ...data.tokenizers import Tokenizer
 from ...models.config import ViTConfig
 from ..export import cast, copy_code, export
-from ..folder import CLIP_CODE, DECODER, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, whole_folder
+from ..folder import CLIP_CODE, DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, whole_folder
 from ..names import flatten
 from ..weights import parse_size, write_json, write_weights
 from .card import clip_card
@@ -26,6 +28,7 @@ from .settings import (
     ClipOrigin,
     Parts,
     preprocess_settings,
+    require_openvision,
     to_hf_config,
     to_openclip_config,
 )
@@ -80,9 +83,19 @@ def export_clip(
         raise ValueError(f"image_size = {size} must be a multiple of the patch side {patch}")
     _require_fitting(tokenizer, parts)
     if isinstance(parts.vision, ViTConfig) and layout == "hf":
-        return _with_our_encoder(
-            params, parts, out, origin, shard_size, training, metrics, overwrite
+        return export(
+            params["encoder"],
+            parts.vision,
+            out,
+            dtype=origin.dtype,
+            image_size=size,
+            shard_size=shard_size,
+            training=training,
+            metrics=metrics,
+            overwrite=overwrite,
+            beside=lambda new: _write_beside(new, params, parts, origin, tokenizer),
         )
+    require_openvision(parts, "OpenCLIP")
     decoder = _cast_all(decoder_tensors(params, parts), origin.dtype)
     if layout == "openclip":
         if shard_size is not None:
@@ -92,7 +105,8 @@ def export_clip(
         if positions is None:
             positions = position_code(size // patch, size // patch, parts.vision.width)
         tensors[POSITIONS] = positions
-        tensors["logit_scale"] = tensors["logit_scale"].reshape(origin.scale_shape)
+        for name in tensors.keys() & {"logit_scale", "logit_bias"}:
+            tensors[name] = tensors[name].reshape(origin.scale_shape)
     else:
         settings = to_hf_config(parts, origin)
         tensors = to_openclip(params, parts)
@@ -110,36 +124,27 @@ def export_clip(
             copy_code(new, CLIP_CODE)
         if decoder:
             save_file(decoder, new / DECODER, metadata={"format": "pt"})
-        if tokenizer is not None and parts.text is not None:
-            write_tokenizer(new, tokenizer, parts.text.context_length)
+        if tokenizer is not None:
+            write_tokenizer(new, tokenizer)
         card = clip_card(parts, origin, layout, training, metrics)
         (new / "README.md").write_text(card)
     return Path(out)
 
 
-def _with_our_encoder(
+def _write_beside(
+    folder: Path,
     params: Mapping[str, Any],
     parts: Parts,
-    out: str | Path,
     origin: ClipOrigin,
-    shard_size: str | None,
-    training: Mapping[str, Any] | None,
-    metrics: Mapping[str, float] | None,
-    overwrite: bool,
-) -> Path:
-    rest = {name: tree for name, tree in params.items() if name != "encoder"}
-    return export(
-        params["encoder"],
-        parts.vision,
-        out,
-        dtype=origin.dtype,
-        image_size=origin.image_size,
-        shard_size=shard_size,
-        training=training,
-        metrics=metrics,
-        overwrite=overwrite,
-        image_text=(flatten(rest), parts.settings()),
-    )
+    tokenizer: Tokenizer | None,
+) -> None:
+    """What a model has beside an encoder of ours, in a file of path names and sizes."""
+    rest = flatten({name: tree for name, tree in params.items() if name != "encoder"})
+    settings = {"model": parts.settings(), "origin": dataclasses.asdict(origin)}
+    header = {"format": "pt", "settings": json.dumps(settings)}
+    save_file(_cast_all(rest, origin.dtype), folder / IMAGE_TEXT, metadata=header)
+    if tokenizer is not None:
+        write_tokenizer(folder, tokenizer)
 
 
 def _require_fitting(tokenizer: Tokenizer | None, parts: Parts) -> None:

@@ -119,3 +119,25 @@ def clip_in_torch():
         return model.eval()
 
     return build
+
+
+WORDS = ("a", "an", "the", "dog", "cat", "photo", "of", "bird", "red", "blue", "car", "tree", "run")
+PIECES = ("##s", "##ing", ".", ",", "!", "'", "-")
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory):
+    """A WordPiece vocabulary of OpenVision's kind, smaller than the text tower's."""
+    file = tmp_path_factory.mktemp("vocabulary") / "words.txt"
+    words = [
+        "[PAD]",
+        "[bos]",
+        "[eos]",
+        "[UNK]",
+        "[CLS]",
+        *WORDS,
+        *PIECES,
+        *"bcefghijklmnopqrstuvwxyz",
+    ]
+    file.write_text("\n".join(words) + "\n")
+    return file
