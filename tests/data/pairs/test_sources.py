@@ -61,6 +61,16 @@ def test_webdataset(tars, pattern):
     assert source.keys[0] == "shard-00/00000" and source.keys[-1] == "shard-01/00006"
 
 
+def test_tars_and_pictures_behind_urls(tars, write_table):
+    check(open_pairs(f"webdataset:file://{tars}/shard-{{00..01}}.tar"))
+    rows = {n: {"path": f"file://{tars}/images/{n:03d}.png"} for n in range(COUNT)}
+    rows[COUNT] = {"path": f"file://{tars}/images/gone.png"}
+    source = open_pairs(f"table:{write_table(COUNT + 1, rows=rows)}")
+    assert source.read(3).picture().getpixel((3, 3)) == (15, 100, 200)
+    with pytest.raises(PairError, match="dead: .*gone.png cannot be read"):
+        source.read(COUNT)
+
+
 def test_tars_are_indexed_once(tars, monkeypatch):
     open_pairs(f"webdataset:{tars}/*.tar")
 
