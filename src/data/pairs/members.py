@@ -74,21 +74,25 @@ class MemberPairs(PairSource):
         return hashlib.sha256(json.dumps(places).encode()).hexdigest()
 
     def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
-        key, members = self._keys[index], self._samples[index].members
+        key, (stem, members) = self._keys[index], self._samples[index]
         image = None
         if media:
             member = self._choose(members, "image", self.columns.image)
             if member is None:
                 raise PairError(key, "dead", f"no picture among {_names(members)}")
             image = self._read(key, member)
-        return Entry(key, self._fields(key, members, columns), image)
+        fields = self._fields(key, members, columns)
+        folder, slash, _ = stem.partition("/")
+        if slash and CLASS_COLUMN in columns and all(member.whole for member in members.values()):
+            fields.setdefault(CLASS_COLUMN, folder)
+        return Entry(key, fields, image)
 
     def video(self, index: int) -> Item:
         key, (stem, members) = self._keys[index], self._samples[index]
         member = self._choose(members, "video", self.columns.video)
         if member is None:
             raise PairError(key, "dead", f"no video among {_names(members)}")
-        (ending,) = [name for name, found in members.items() if found == member]
+        ending = next(name for name, found in members.items() if found is member)
         path, source = self._files[member.file], f"{stem}.{ending}"
         if member.whole:
             return Item(key, "video", path, source, size=member.size)
@@ -107,9 +111,6 @@ class MemberPairs(PairSource):
         self, key: str, members: Mapping[str, Member], columns: Sequence[str]
     ) -> dict[str, Any]:
         fields: dict[str, Any] = {}
-        folder, slash, _ = key.partition("/")
-        if slash and CLASS_COLUMN in columns:
-            fields[CLASS_COLUMN] = folder
         if "json" in members:
             try:
                 content = json.loads(self._read(key, members["json"]))

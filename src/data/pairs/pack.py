@@ -102,10 +102,13 @@ def pack_pairs(
       What came out.
 
     Raises:
-      ValueError: a set of other pairs or options is in the way, or the source holds no videos.
+      ValueError: a set of other pairs or options is in the way, or the source holds no pairs or no
+        videos.
     """
     description = _describe(source, options, video)
     keys = source.keys
+    if not keys:
+        raise ValueError(f"{source.name} holds no pairs")
     order = sorted(range(len(keys)), key=keys.__getitem__)
     plan = shard_plan(len(order), per_shard)
     description["fingerprint"] = _fingerprint(description, source, per_shard)
@@ -173,6 +176,8 @@ def main(argv: list[str]) -> int:
     if done.kinds:
         known = [*KINDS, *sorted(done.kinds.keys() - set(KINDS))]
         print("  failed: " + ", ".join(f"{k} {done.kinds[k]}" for k in known if k in done.kinds))
+    if done.summary.failed and not (done.summary.ok or done.summary.skipped):
+        print("codecvit pack-pairs: nothing could be packed", file=sys.stderr)
     return jobs.exit_status(done.summary)
 
 

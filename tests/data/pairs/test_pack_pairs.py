@@ -160,6 +160,17 @@ def test_captions_are_added_to_a_set_of_pictures(write_table, tmp_path):
     assert all(r.texts == {} for r in before)
 
 
+def test_nothing_to_pack(write_table, tmp_path, capsys):
+    write_tar(tmp_path / "empty.tar", [])
+    assert pack(f"webdataset:{tmp_path}/empty.tar", tmp_path / "a") == 2
+    assert "holds no pairs" in capsys.readouterr().err
+    table = write_table(2, rows={n: {"path": "none.png"} for n in range(2)})
+    for _ in range(2):
+        assert pack(f"table:{table}", tmp_path / "b") == 1
+        said = capsys.readouterr()
+        assert "nothing could be packed" in said.err and "0 ok, 0 skipped, 2 failed" in said.out
+
+
 def write_video(path, frames=8):
     with av.open(path, "w") as container:
         stream = container.add_stream("mpeg4", rate=8)
@@ -199,6 +210,52 @@ def test_videos_with_texts_become_codec_records(tmp_path, tokenizer, capsys):
         make_pair_loader(
             source, tokenizer, text, batch_size=2, budget=24, augment=AugmentConfig(grey=0.5)
         )
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "folder"])
+def test_videos_in_tars_and_folders(tmp_path, kind):
+    """A pair without a video is dead; its options are those of the mode."""
+    write_video(tmp_path / "v.mp4")
+    files = [
+        ("a.mp4", (tmp_path / "v.mp4").read_bytes()),
+        ("a.txt", b"a video"),
+        ("b.png", picture_bytes(1)),
+        ("b.txt", b"a picture"),
+    ]
+    (tmp_path / "data").mkdir()
+    for name, data in files:
+        (tmp_path / "data" / name).write_bytes(data)
+    write_tar(tmp_path / "t.tar", files)
+    spec = {"webdataset": f"webdataset:{tmp_path}/t.tar", "folder": f"folder:{tmp_path}/data"}[kind]
+    options = ["--video", "--mode", "frames", "--budget", 32, "--num-frames", 2]
+    assert pack(spec, tmp_path / "out", *options) == 0
+    records = RecordSet(tmp_path / "out" / "frames")
+    assert [key.rpartition("/")[2] for key in records.keys] == ["a"]
+    assert records[0].texts == {"text_0": "a video"} and len(records[0].sequence) == 32
+    (failure,) = (tmp_path / "out/frames/failures.jsonl").read_text().splitlines()
+    assert json.loads(failure)["reason"] == "no video among png, txt"
+
+
+def test_pictures_and_videos_in_one_loader(write_table, tmp_path, tokenizer):
+    write_video(tmp_path / "a.mp4")
+    table = tmp_path / "videos.jsonl"
+    table.write_text('{"video": "a.mp4", "caption": "a"}\n')
+    assert pack(f"table:{table}", tmp_path / "out", "--video", "--budget", 20) == 0
+    sources = [
+        open_pairs(f"records:{tmp_path}/out/codec"),
+        open_pairs(f"table:{write_table(4)}"),
+    ]
+    text = PairTextConfig(token_len=8, output_token_len=8)
+    options = {"batch_size": 4, "budget": 20, "image_size": 32, "weights": [1, 1]}
+    with make_pair_loader(sources, tokenizer, text, **options) as loader:
+        batches = [next(loader) for _ in range(4)]
+        assert loader.taken() == [8, 8] and not loader.unreadable
+    for batch in batches:
+        video = batch["index"] == 0
+        assert video.sum() == 2
+        assert (batch["length"] == np.where(video, 20, 16)).all()
+        assert (batch["positions"][video][:, :, 0].max(axis=1) > 0).all()
+        assert not batch["positions"][~video][:, :, 0].any()
 
 
 def test_a_packed_set_gives_the_batches_of_its_source(write_table, tmp_path, tokenizer):

@@ -59,6 +59,19 @@ def test_webdataset(tars, pattern):
     source = open_pairs(f"webdataset:{tars}/{pattern}")
     check(source)
     assert source.keys[0] == "shard-00/00000" and source.keys[-1] == "shard-01/00006"
+    # A tar is no class.
+    with pytest.raises(PairError, match="no text"):
+        open_pairs(f"webdataset:{tars}/{pattern}", preset="imagenet").read(0)
+
+
+def test_tars_and_pictures_behind_urls(tars, write_table):
+    check(open_pairs(f"webdataset:file://{tars}/shard-{{00..01}}.tar"))
+    rows = {n: {"path": f"file://{tars}/images/{n:03d}.png"} for n in range(COUNT)}
+    rows[COUNT] = {"path": f"file://{tars}/images/gone.png"}
+    source = open_pairs(f"table:{write_table(COUNT + 1, rows=rows)}")
+    assert source.read(3).picture().getpixel((3, 3)) == (15, 100, 200)
+    with pytest.raises(PairError, match="dead: .*gone.png cannot be read"):
+        source.read(COUNT)
 
 
 def test_tars_are_indexed_once(tars, monkeypatch):
@@ -89,7 +102,7 @@ def test_folder(tmp_path):
     assert source.keys[0] == "class_0/0"
     assert source.read(5).texts == {"text_0": web(3), "text_1": synthetic(3)}
     named = open_pairs(f"folder:{tmp_path / 'data'}", preset="imagenet")
-    assert [named.read(i).texts["text_0"] for i in (0, 6)] == ["class_0", "class_1"]
+    assert [named.read(i).texts["text_0"] for i in (0, 6)] == ["class 0", "class 1"]
 
 
 def test_jsonl(write_table):
@@ -408,6 +421,20 @@ def test_a_damaged_line_costs_one_pair(write_table):
         with pytest.raises(PairError, match="table-00000001: bad text"):
             source.read(1)
         assert source.read(2).texts["text_0"] == web(2)
+
+
+def test_a_parquet_text_that_is_not_utf8_costs_one_pair(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    captions = pyarrow.array([b"picture 0", b"\xff\xfe"]).cast(pyarrow.string(), safe=False)
+    images = pyarrow.array([picture_bytes(0)] * 2)
+    table = pyarrow.table({"key": ["a", "b"], "image": images, "caption": captions})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    source = open_pairs(f"table:{tmp_path}/t.parquet")
+    assert source.read(0).texts == {"text_0": web(0)}
+    with pytest.raises(PairError, match="b: bad text: .*utf-8"):
+        source.read(1)
 
 
 def test_unusable_members_name_their_pair(tmp_path):
