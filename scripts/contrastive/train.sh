@@ -18,8 +18,9 @@
 #   PRE_LR, FT_LR, FT2_LR             peak rates in units of 64 * batch factor
 #   BATCH_FACTOR, FT_BATCH_FACTOR, FT2_BATCH_FACTOR     batches in units of 16,384
 #   token_len, output_token_len, mask_ratio, fsdp_parallelism, tensor_parallelism
-#   IN1K_DATA_DIR    a record set of ImageNet's validation images with labels/class.npy and classes.txt: zero-shot accuracy
-#   COCO_DATA_DIR, Flickr_DATA_DIR    test pairs: retrieval
+#   IN1K_DATA_DIR    labelled images, a folder of `codecvit pack-pairs --preset imagenet` or KIND:PATH, with IN1K_CLASSES, the file
+#                    of class names, and IN1K_TEMPLATES: zero-shot accuracy
+#   COCO_DATA_DIR, Flickr_DATA_DIR    test pairs, likewise: retrieval
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -33,6 +34,7 @@ BATCH_FACTOR=${BATCH_FACTOR:-2} FT_BATCH_FACTOR=${FT_BATCH_FACTOR:-1} FT2_BATCH_
 token_len=${token_len:-80} output_token_len=${output_token_len:-128} mask_ratio=${mask_ratio:-0}
 fsdp_parallelism=${fsdp_parallelism:-1} tensor_parallelism=${tensor_parallelism:-1}
 IN1K_DATA_DIR=${IN1K_DATA_DIR:-} COCO_DATA_DIR=${COCO_DATA_DIR:-} Flickr_DATA_DIR=${Flickr_DATA_DIR:-}
+IN1K_CLASSES=${IN1K_CLASSES:-classes.txt} IN1K_TEMPLATES=${IN1K_TEMPLATES:-imagenet}
 EXP_PATH=${EXP_PATH:-} DATACOMP_PATH=${DATACOMP_PATH:-} VOCAB_PATH=${VOCAB_PATH:-}
 
 fail() { echo "train.sh: $*" >&2; exit 2; }
@@ -45,7 +47,9 @@ if [[ $LOCAL == 1 ]]; then
   pairs=demo_out/pairs
   [[ -f $pairs/train.jsonl ]] || codecvit demo-data --pairs --out "$pairs"
   DATACOMP_PATH=${DATACOMP_PATH:-table:$pairs/train.jsonl} VOCAB_PATH=${VOCAB_PATH:-$pairs/vocab.txt}
-  COCO_DATA_DIR=${COCO_DATA_DIR:-table:$pairs/test.jsonl}
+  COCO_DATA_DIR=${COCO_DATA_DIR:-table:$pairs/test.jsonl} IN1K_DATA_DIR=${IN1K_DATA_DIR:-table:$pairs/test.jsonl}
+  IN1K_CLASSES=$pairs/classes.txt IN1K_TEMPLATES=$pairs/templates.txt
+  printf '%s\n' '{} over flowers' '{} over a temple' > "$pairs/templates.txt"
 fi
 
 # --- Check ---------------------------------------------------------------------------------------------------------------
@@ -70,7 +74,7 @@ fi
 # --- Say what will run ---------------------------------------------------------------------------------------------------
 echo "image-text training of $MODEL (text ${TXT_MODEL:-as image}, decoder ${DECODER_NAME:-as image}, version $VERSION)"
 echo "  on      ${TPU_NAME:+TPU $TPU_NAME in $ZONE, project $PROJECT_ID}${TPU_NAME:-this host}"
-for name in EXP_PATH DATACOMP_PATH VOCAB_PATH IN1K_DATA_DIR COCO_DATA_DIR Flickr_DATA_DIR token_len output_token_len mask_ratio \
+for name in EXP_PATH DATACOMP_PATH VOCAB_PATH IN1K_DATA_DIR IN1K_CLASSES IN1K_TEMPLATES COCO_DATA_DIR Flickr_DATA_DIR token_len output_token_len mask_ratio \
   fsdp_parallelism tensor_parallelism; do
   printf '  %-18s %s\n' "$name" "${!name:-(none)}"
 done
@@ -100,7 +104,7 @@ stage() {
   arg+=",samples=$((epochs * 1281167)),batch_factor=$factor,pairs=$(pairs_spec "$DATACOMP_PATH"),vocab=$VOCAB_PATH"
   arg+=",token_len=$token_len,output_token_len=$output_token_len,mask_ratio=$mask_ratio"
   arg+=",fsdp=$fsdp_parallelism,tensor=$tensor_parallelism,init=$previous"
-  [[ -n $IN1K_DATA_DIR ]] && arg+=",imagenet=$IN1K_DATA_DIR"
+  [[ -n $IN1K_DATA_DIR ]] && arg+=",imagenet=$(pairs_spec "$IN1K_DATA_DIR"),classes=$IN1K_CLASSES,templates=$IN1K_TEMPLATES"
   [[ -n $COCO_DATA_DIR ]] && arg+=",coco=$(pairs_spec "$COCO_DATA_DIR")"
   [[ -n $Flickr_DATA_DIR ]] && arg+=",flickr=$(pairs_spec "$Flickr_DATA_DIR")"
   [[ $LOCAL == 1 ]] && arg+=",runlocal"

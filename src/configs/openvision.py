@@ -21,8 +21,8 @@ Arguments:
   token_len, output_token_len: tokens of the contrasted texts and of the caption to be written.
   mask_ratio: share of patches that the image tower does not see; keep_ratio: share of its tokens
     that the decoder reads, 0 takes 1 (version 1) or 0.35 (version 2).
-  imagenet: a record set of ImageNet's validation images, with labels/class.npy and classes.txt in
-    it, for zero-shot accuracy; coco, flickr: KIND:PATH of test pairs for retrieval.
+  imagenet: KIND:PATH of labelled images for zero-shot accuracy, with classes, the file of class
+    names, and templates; coco, flickr: KIND:PATH of test pairs for retrieval.
   fsdp, tensor: sizes of these mesh axes.
 
 The number of samples decides, not that of steps: steps = samples / batch. Hyper-parameters are
@@ -127,6 +127,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         fsdp=1,
         tensor=1,
         imagenet="",
+        classes="classes.txt",
+        templates="imagenet",
         coco="",
         flickr="",
         runlocal=False,
@@ -161,27 +163,28 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.warmup_steps = warmup // batch_size
     config.total_steps = (arg.samples or stage.samples) // batch_size
     config.log_steps = 50
-    config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 1})
+    config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3})
     config.mesh = ConfigDict({"fsdp": arg.fsdp, "tensor": arg.tensor})
     config.init = ConfigDict({"checkpoint": arg.init, "parts": parts(arg) if arg.init else ()})
     tests = {name: {"pairs": arg[name]} for name in ("coco", "flickr") if arg[name]}
     config.retrieval = ConfigDict(tests)
     config.zero_shot = ConfigDict({})
     if arg.imagenet:
-        classes = {"labels": "class", "classes": f"{arg.imagenet}/classes.txt"}
-        config.zero_shot.imagenet = ConfigDict({"records": arg.imagenet, **classes})
+        names = {"classes": arg.classes, "templates": arg.templates}
+        config.zero_shot.imagenet = ConfigDict({"pairs": arg.imagenet, **names})
     return runlocal(config, arg) if arg.runlocal else add_pair_defaults(config)
 
 
 COLOURS = {
     "jitter": 0.8,
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.1,
+    "brightness": 0.32,
+    "contrast": 0.32,
+    "saturation": 0.32,
+    "hue": 0.08,
     "grey": 0.2,
 }
-"""Probabilities of jitter and grey, and the jitter's strengths (simclr_jitter_gray(0.4))."""
+"""Probability and strengths of SimCLR's jitter at strength 0.4 (arXiv 2002.05709, appendix A), and
+the probability of grey."""
 
 
 def towers(arg: ConfigDict, model: Model) -> ConfigDict:
@@ -224,25 +227,32 @@ def optim(base_lr: float, factor: float) -> ConfigDict:
     )
 
 
-def runlocal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """The same run, tiny: 2 blocks of width 128, 112 pixels, small batches.
+RUNLOCAL = {"pre": (84, 400), "ft224": (112, 120), "ft384": (140, 40)}
+"""Resolution and steps of the shrunk stages."""
 
-    Made for the pairs of `codecvit demo-data --pairs`; about 4 minutes on 2 CPU cores.
+
+def runlocal(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """The same stage, tiny, for the pairs of `codecvit demo-data --pairs`.
+
+    2 blocks of width 128, short texts, batches of 64; all three stages take minutes on 2 CPU cores.
     """
-    patch = 14
+    resolution, steps = RUNLOCAL[arg.stage]
     size = {"width": 128, "depth": 2, "num_heads": 2, "mlp_dim": 512}
-    config.model.vision = ConfigDict({**size, "patch": patch})
-    for name in ("text", "decoder"):
-        if config.model[name] is not None:
-            config.model[name].update(size)
-            del config.model[name]["variant"]
+    config.text.update({"token_len": 16, "output_token_len": 40})
+    config.model.vision = ConfigDict({**size, "patch": 14})
+    if config.model.text is not None:
+        table = {"vocab_size": 128, "context_length": 16, "embed_dim": 128}
+        config.model.text = ConfigDict({**size, **table})
+    kind = {"kind": config.model.decoder.kind, "vocab_size": 128, "output_length": 40}
+    config.model.decoder = ConfigDict({**size, **kind})
     source = config.sources.pairs
-    source.update({"batch_size": 64, "image_size": arg.res or 112, "loader_workers": 0})
-    source.augment = ConfigDict({"crop_area": (0.8, 1.0), "grey": 0.1})
-    steps = (arg.samples or 400 * 64) // 64
+    source.update({"batch_size": 64, "image_size": resolution, "loader_workers": 0})
+    # Mirrored or cropped, a 6 may be a 9 or gone.
+    source.augment = ConfigDict({"grey": 0.1})
     config.contrastive.chunks = 1
-    config.captioning.chunk = 512
-    config.optim.update({"lr": 1e-3, "warmup_steps": steps // 10, "first_moment_dtype": "float32"})
+    peak = {"pre": 2e-3, "ft224": 5e-4, "ft384": 2e-4}[arg.stage]
+    config.optim.update({"lr": peak, "warmup_steps": steps // 10})
+    config.optim.first_moment_dtype = "float32"
     config.total_steps = steps
-    config.log_steps = 25
+    config.log_steps = 20
     return add_pair_defaults(config)

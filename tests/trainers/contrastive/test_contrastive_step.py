@@ -82,7 +82,15 @@ def test_both_losses_of_one_batch_fall_and_add_up(pair_values):
     assert first["pairs/captioning"] == pytest.approx(np.log(32), rel=0.35)
 
 
-@pytest.mark.parametrize("change", [lambda values: values, version_2, sigmoid])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda values: values, id="both"),
+        # The losses themselves are compared over meshes in tests/losses.
+        pytest.param(version_2, id="captioning", marks=pytest.mark.slow),
+        pytest.param(sigmoid, id="sigmoid", marks=pytest.mark.slow),
+    ],
+)
 def test_the_mesh_does_not_change_the_numbers(pair_values, change):
     config = ContrastiveConfig.from_dict({**change(pair_values), "total_steps": 3})
     batches = [batch(seed) for seed in range(2)]
