@@ -158,7 +158,8 @@ def test_a_run_s_checkpoint_is_exported_with_its_settings(
     }
     checkpoints.save(7, jax.device_put(state), {"config": config})
     checkpoints.close()
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.5}\n')
+    metrics = {"step": 7, "train/loss": 1.5, "zero_shot/digits/top1": 0.25, "perf/mfu": 0.1}
+    (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
     run, out = str(tmp_path / "run"), tmp_path / "out"
     assert is_clip(run)
     assert export_verb([run, "--out", str(out), "--format", "openclip"]) == 0
@@ -167,6 +168,7 @@ def test_a_run_s_checkpoint_is_exported_with_its_settings(
     assert found.origin.image_size == 40 and found.origin.resize_mode == "shortest"
     card = (out / "README.md").read_text()
     assert "| low | packed | image | 1,234 | 56,789 |" in card
+    assert "| zero_shot/digits/top1 | 0.25 |" in card and "perf/" not in card
     assert "| train/loss | 1.5 |" in card and "decoder.safetensors" in card
     model = codecvit.load_clip(run)
     np.testing.assert_array_equal(
