@@ -11,7 +11,8 @@ from typing import Any
 from ..models.config import ViTConfig
 from .weights import read_json
 
-_REPORTED = ("train/", "probe/")  # the rest of metrics.jsonl is about speed and bookkeeping
+# The rest of metrics.jsonl is about speed and bookkeeping.
+_REPORTED = ("train/", "probe/", "zero_shot/", "retrieval/")
 
 
 def model_card(
@@ -84,7 +85,7 @@ def run_sections(training: Mapping[str, Any] | None, metrics: Mapping[str, float
 
 
 def last_metrics(checkpoint: Path) -> dict[str, float]:
-    """The last value of each training and probe metric up to a checkpoint.
+    """The last value of each metric of training and evaluation up to a checkpoint.
 
     Args:
       checkpoint: WORKDIR/checkpoints/STEP.

@@ -78,6 +78,7 @@ def main(argv: list[str]) -> int:
 
 
 def _export_encoder(options: argparse.Namespace) -> Path:
+    checkpoint = read_checkpoint(options.checkpoint, ema=options.ema)
     if options.format != "hf":
         raise ValueError(
             f"--format {options.format}: {options.checkpoint} holds an encoder without texts, "
@@ -85,7 +86,6 @@ def _export_encoder(options: argparse.Namespace) -> Path:
         )
     if options.tokenizer is not None:
         raise ValueError(f"--tokenizer: {options.checkpoint} reads no texts, leave it out")
-    checkpoint = read_checkpoint(options.checkpoint, ema=options.ema)
     origin = checkpoint.origin
     return export(
         checkpoint.params,

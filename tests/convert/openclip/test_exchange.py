@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import codecvit
+from codecvit.convert.export import export
 from codecvit.convert.export_verb import main as export_verb
 from codecvit.convert.import_hf import main as import_verb
 from codecvit.convert.openclip.names import POSITIONS, position_code, to_openclip
@@ -157,7 +158,8 @@ def test_a_run_s_checkpoint_is_exported_with_its_settings(
     }
     checkpoints.save(7, jax.device_put(state), {"config": config})
     checkpoints.close()
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.5}\n')
+    metrics = {"step": 7, "train/loss": 1.5, "zero_shot/digits/top1": 0.25, "perf/mfu": 0.1}
+    (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
     run, out = str(tmp_path / "run"), tmp_path / "out"
     assert is_clip(run)
     assert export_verb([run, "--out", str(out), "--format", "openclip"]) == 0
@@ -166,6 +168,7 @@ def test_a_run_s_checkpoint_is_exported_with_its_settings(
     assert found.origin.image_size == 40 and found.origin.resize_mode == "shortest"
     card = (out / "README.md").read_text()
     assert "| low | packed | image | 1,234 | 56,789 |" in card
+    assert "| zero_shot/digits/top1 | 0.25 |" in card and "perf/" not in card
     assert "| train/loss | 1.5 |" in card and "decoder.safetensors" in card
     model = codecvit.load_clip(run)
     np.testing.assert_array_equal(
@@ -362,6 +365,26 @@ def test_an_image_tower_alone_is_imported(
     save_file(half, file)
     with pytest.raises(ValueError, match="unknown tensor.s., the first 'ln_final.weight'"):
         read_clip(folder)
+
+
+def test_the_verb_refuses_what_does_not_go_together(
+    small, make_parts, make_weights, vocabulary, tmp_path, capsys
+):
+    config, params = small
+    encoder = str(export(params, config, tmp_path / "encoder"))
+    parts = make_parts()
+    folder = publish(tmp_path / "theirs", parts, make_weights(parts), vocabulary)
+    for arguments, message in (
+        ([encoder, "--format", "openclip"], "holds an encoder without texts"),
+        ([encoder, "--tokenizer", str(vocabulary)], "reads no texts, leave it out"),
+        ([str(tmp_path / "none"), "--format", "openclip"], "none is no folder"),
+        ([str(folder), "--onnx"], "only encoders are written as a graph"),
+        ([str(folder), "--ema"], "holds no moving average"),
+        ([str(folder), "--image-size", "33"], "must be a multiple of the patch side 8"),
+    ):
+        assert export_verb([*arguments, "--out", str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_wrong_wishes_are_named(make_parts, make_weights, vocabulary, tmp_path):

