@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..models.config import SIZES, ViTConfig
-from .folder import JAX_FOLDER
+from .folder import JAX_FOLDER, OPENCLIP_CONFIG
 from .load import IMPORTED, MODEL_TYPE, Checkpoint, read_checkpoint
 from .openclip.adopt import import_clip, training_arguments
 from .openclip.names import PROJECTION
@@ -46,7 +46,8 @@ def import_hf(folder: str | Path, out: str | Path) -> Checkpoint:
         raise ValueError(f"{out} exists: name another folder, or remove it")
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder} has no config.json: expected a Hugging Face folder of {MODEL_TYPE}"
+            f"{folder} has no config.json: expected a Hugging Face folder of {MODEL_TYPE}, or "
+            f"OpenVision's weights ({OPENCLIP_CONFIG}, or {JAX_FOLDER})"
         )
     if "model_type" not in read_json(folder / "config.json"):
         raise ValueError(f"{folder / 'config.json'} has no model_type: expected {MODEL_TYPE!r}")

@@ -22,8 +22,9 @@ from ..folder import DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS
 from ..load import IMPORTED, read_checkpoint, stored_dtype
 from ..names import insert
 from ..weights import WEIGHTS, read_json, read_safetensors, read_weights
+from .hf_config import MODEL_TYPE, from_hf_config
 from .names import POSITIONS, PROJECTION, from_jax, from_openclip, position_code
-from .settings import MODEL_TYPE, ClipOrigin, Parts, from_hf_config, from_openclip_config
+from .settings import ClipOrigin, Parts, from_openclip_config
 from .tokenizer_files import open_beside, tokenizer_file
 
 _BIN = "open_clip_pytorch_model.bin"

@@ -1,4 +1,4 @@
-"""Sizes of an image-text model, as OpenCLIP and our Hugging Face folders state them.
+"""Sizes of an image-text model, ours and as OpenCLIP states them.
 
 `open_clip_config.json` holds `model_cfg` and `preprocess_cfg`; a key that asks for what our models
 do not compute is refused.
@@ -16,8 +16,6 @@ from ...models.clip import ClipConfig
 from ...models.config import ViTConfig
 from ...models.openvision import IMAGE_MEAN, IMAGE_STD, OpenVisionConfig
 from ...models.text import TextConfig
-
-MODEL_TYPE = "openvision_clip"
 
 _VISION = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
 _TEXT = {"pool_type": "last", "no_causal_mask": True, "act_kwargs": {"approximate": "tanh"}}
@@ -191,9 +189,9 @@ def from_openclip_config(
         raise ValueError(f"{path} has no model_cfg with vision_cfg: it is no OpenCLIP model")
     vision, text = dict(model["vision_cfg"]), model.get("text_cfg")
     _require(vision, _VISION, f"{path}: vision_cfg")
-    heads = _number(vision, "width", path) // vision.pop("head_width", 64)
+    heads = whole_number(vision, "width", path) // vision.pop("head_width", 64)
     size = vision.pop("image_size", 224)
-    patch = _number(vision, "patch_size", path)
+    patch = whole_number(vision, "patch_size", path)
     parts = Parts(
         OpenVisionConfig(patch=patch, num_heads=heads, **_from_tower(vision, path)),
         bias=model.get("init_logit_bias") is not None,
@@ -202,19 +200,19 @@ def from_openclip_config(
     _require_nothing(vision, f"{path}: vision_cfg")
     if not texts:
         stated = {"mean": IMAGE_MEAN, "std": IMAGE_STD, **_OPENVISION_PREPROCESS}
-        return dataclasses.replace(parts, bias=False), _origin(size, preprocess or stated, path)
+        return dataclasses.replace(parts, bias=False), origin_of(size, preprocess or stated, path)
     if text is not None:
         text = dict(text)
         _require(text, _TEXT, f"{path}: text_cfg")
         fields = {
-            ours: _number(text, theirs, path)
+            ours: whole_number(text, theirs, path)
             for ours, theirs in (
                 ("num_heads", "heads"),
                 ("vocab_size", "vocab_size"),
                 ("context_length", "context_length"),
             )
         }
-        embed_dim = _number(model, "embed_dim", path)
+        embed_dim = whole_number(model, "embed_dim", path)
         config = TextConfig(embed_dim=embed_dim, **fields, **_from_tower(text, path))
         for key in ("heads", "vocab_size", "context_length"):
             text.pop(key)
@@ -223,73 +221,7 @@ def from_openclip_config(
     if "decoder_cfg" in content:
         decoder = CaptionConfig.with_fields(content["decoder_cfg"])
         parts = dataclasses.replace(parts, decoder=decoder)
-    return parts, _origin(size, preprocess, path)
-
-
-def to_hf_config(parts: Parts, origin: ClipOrigin) -> dict[str, Any]:
-    """The sizes in config.json of a Hugging Face folder."""
-    require_openvision(parts, "this folder")
-    vision, text = parts.vision, parts.text
-    settings: dict[str, Any] = {
-        "image_size": origin.image_size,
-        "patch_size": vision.patch,
-        "layer_norm_eps": vision.layer_norm_eps,
-        "text_layers": 0,
-        **_prefixed("vision", vision),
-    }
-    if text is not None:
-        if text.layer_norm_eps != vision.layer_norm_eps:
-            raise ValueError(
-                f"layer_norm_eps is {vision.layer_norm_eps} in the image tower and "
-                f"{text.layer_norm_eps} in the text tower: such a folder has one, export with "
-                "--format openclip"
-            )
-        settings |= {
-            "embed_dim": text.embed_dim,
-            "context_length": text.context_length,
-            "vocab_size": text.vocab_size,
-            "use_logit_bias": parts.bias,
-            **_prefixed("text", text),
-        }
-    if parts.decoder is not None:
-        settings["decoder"] = dataclasses.asdict(parts.decoder)
-    return settings
-
-
-def from_hf_config(
-    settings: Mapping[str, Any], preprocess: Mapping[str, Any], path: Path
-) -> tuple[Parts, ClipOrigin]:
-    """The inverse of `to_hf_config`.
-
-    Args:
-      settings: content of config.json.
-      preprocess: OpenCLIP's `preprocess_cfg`.
-      path: of config.json, for messages.
-
-    Raises:
-      ValueError: a key is missing.
-    """
-    shared = {"layer_norm_eps": settings.get("layer_norm_eps", 1e-6)}
-
-    def tower(name: str) -> dict[str, Any]:
-        theirs = {"width": "width", "depth": "layers", "num_heads": "heads", "mlp_dim": "mlp_dim"}
-        fields = {ours: _number(settings, f"{name}_{key}", path) for ours, key in theirs.items()}
-        return fields | shared
-
-    patch = _number(settings, "patch_size", path)
-    text = None
-    if _number(settings, "text_layers", path):
-        names = ("embed_dim", "vocab_size", "context_length")
-        fields = {name: _number(settings, name, path) for name in names}
-        text = TextConfig(**fields, **tower("text"))
-    decoder = settings.get("decoder")
-    parts = Parts(
-        OpenVisionConfig(patch=patch, **tower("vision")),
-        text,
-        None if decoder is None else CaptionConfig.with_fields(decoder),
-        bool(settings.get("use_logit_bias")),
-    )
-    return parts, _origin(_number(settings, "image_size", path), preprocess, path)
+    return parts, origin_of(size, preprocess, path)
 
 
 def _tower(config: OpenVisionConfig | TextConfig) -> dict[str, Any]:
@@ -306,7 +238,7 @@ def _tower(config: OpenVisionConfig | TextConfig) -> dict[str, Any]:
 
 def _from_tower(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
     """Takes the keys of `_tower` out of a vision_cfg or text_cfg."""
-    width, depth = _number(cfg, "width", path), _number(cfg, "layers", path)
+    width, depth = whole_number(cfg, "width", path), whole_number(cfg, "layers", path)
     norm = dict(cfg.pop("norm_kwargs", None) or {})
     eps = norm.pop("eps", 1e-5)  # PyTorch's own
     _require_nothing(norm, f"{path}: norm_kwargs")
@@ -321,16 +253,16 @@ def _from_tower(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _prefixed(name: str, config: OpenVisionConfig | TextConfig) -> dict[str, Any]:
-    return {
-        f"{name}_width": config.width,
-        f"{name}_layers": config.depth,
-        f"{name}_heads": config.num_heads,
-        f"{name}_mlp_dim": config.mlp_dim,
-    }
+def origin_of(size: Any, preprocess: Mapping[str, Any], path: Path) -> ClipOrigin:
+    """What OpenCLIP's `image_size` and `preprocess_cfg` say.
 
+    Args:
+      size, preprocess: their values.
+      path: of their file, for messages.
 
-def _origin(size: Any, preprocess: Mapping[str, Any], path: Path) -> ClipOrigin:
+    Raises:
+      ValueError: images are no squares, or not normalised as our tower does.
+    """
     for key, ours in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
         found = preprocess.get(key)
         if found is None or [round(x, 6) for x in found] != [*ours]:
@@ -348,7 +280,8 @@ def _origin(size: Any, preprocess: Mapping[str, Any], path: Path) -> ClipOrigin:
     )
 
 
-def _number(cfg: Mapping[str, Any], key: str, path: Path) -> int:
+def whole_number(cfg: Mapping[str, Any], key: str, path: Path) -> int:
+    """The integer of a key; ValueError where there is none."""
     value = cfg.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{path}: {key} = {value!r} must be a whole number")

@@ -22,14 +22,13 @@ from ..folder import CLIP_CODE, DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_W
 from ..names import flatten
 from ..weights import parse_size, write_json, write_weights
 from .card import clip_card
+from .hf_config import MODEL_TYPE, to_hf_config
 from .names import POSITIONS, decoder_tensors, position_code, to_openclip
 from .settings import (
-    MODEL_TYPE,
     ClipOrigin,
     Parts,
     preprocess_settings,
     require_openvision,
-    to_hf_config,
     to_openclip_config,
 )
 from .tokenizer_files import write_tokenizer

@@ -107,8 +107,9 @@ def clip_in_torch():
 
     from codecvit.convert.hf.configuration_openvision_clip import OpenVisionCLIPConfig
     from codecvit.convert.hf.modeling_openvision_clip import OpenVisionCLIPModel
+    from codecvit.convert.openclip.hf_config import to_hf_config
     from codecvit.convert.openclip.names import to_openclip
-    from codecvit.convert.openclip.settings import ClipOrigin, to_hf_config
+    from codecvit.convert.openclip.settings import ClipOrigin
 
     def build(parts, params):
         settings = to_hf_config(parts, ClipOrigin())
