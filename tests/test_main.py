@@ -22,6 +22,8 @@ OPTIONS = {
     "llava": ("--help",),
     "cluster": ("--name", "--k", "--n", "--encoder", "--features", "--mini-batch"),
     "train": ("--config", "--workdir", "--dry-run", "--devices"),
+    "train-pairs": ("--config", "--workdir"),
+    "evaluate-pairs": ("--zero-shot", "--classes", "--templates", "--retrieval", "--tokenizer"),
     "clusters": ("--labels", "--out", "--workdir", "--head"),
     "plot": ("--out", "--metrics"),
     "probe": ("--config", "--workdir"),

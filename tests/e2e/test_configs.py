@@ -25,7 +25,8 @@ from codecvit.trainers.pretrain import pretrain, train_on_mesh
 from codecvit.trainers.pretrain_config import PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs"
-OTHERS = ("__init__", "common", "probe")  # the probe's is run in tests/trainers/probe
+# The probe's is run in tests/trainers/probe, openvision's in test_openvision.py.
+OTHERS = ("__init__", "common", "openvision", "probe")
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in OTHERS)
 
 
