@@ -5,6 +5,7 @@ B pairs, L image tokens, T text tokens, O tokens of a caption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,14 @@ def make_train_step(
             state["params"], batches, key
         )
         new, update_metrics = apply_gradient(config, optimizer, state, batches, loss, grads)
+        if "logit_scale" in new["params"]:
+            # The loss is flat above the largest scale: a step beyond it would never come back.
+            scale = new["params"]["logit_scale"]["value"]
+            highest = math.log(config.contrastive.max_scale)
+            new["params"] = {
+                **new["params"],
+                "logit_scale": {"value": jnp.minimum(scale, highest)},
+            }
         updates_done = state["step"] - state["nan_steps"]
         rates = {f"lr/{name}": schedule(updates_done) for name, schedule in schedules.items()}
         return new, metrics | update_metrics | rates

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..cluster.features import Features
 from ..data.pairs import PairSource, iterate_pairs, open_pairs
 from ..data.pairs.records import RecordPairs
-from ..data.tokenizers import Tokenizer, open_tokenizer
+from ..data.tokenizers import Tokenizer
 from ..evaluators.embedding import text_embeddings
 from ..evaluators.image_text_retrieval import image_text_retrieval
 from ..evaluators.prompts import class_prompts, read_classes, read_templates
@@ -263,10 +263,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     from ..convert.openclip.read import read_clip
 
     found = read_clip(args.model, ema=args.ema)
-    file = args.tokenizer or found.origin.tokenizer
-    if file is None:
-        raise ValueError(f"{args.model} names no tokenizer: give --tokenizer FILE")
-    tokenizer = open_tokenizer(file)
+    tokenizer = found.tokenizer(args.tokenizer)
+    if found.parts.text is None:
+        raise ValueError(f"{args.model} has no text tower, so no common embedding to evaluate")
     mesh = meshes.make_mesh(MeshConfig())
     common = {"columns": args.columns, "batch_size": args.batch_size}
     results = {}

@@ -120,6 +120,15 @@ def test_which_parts_are_trained(pair_values):
         assert any(np.any(a != b) for a, b in zip(*leaves, strict=True)), part
 
 
+def test_the_scale_stays_where_it_can_come_back_from(pair_values):
+    values = contrast_only(pair_values)
+    values["contrastive"] = {"max_scale": 14.5}  # it starts at 1 / 0.07 = 14.3
+    values["optim"] = {**values["optim"], "lr": 0.1}
+    _, state, history = run(ContrastiveConfig.from_dict(values), [batch()] * 4)
+    assert state["params"]["logit_scale"]["value"] <= np.log(14.5) + 1e-6
+    assert max(row["pairs/logit_scale"] for row in history) <= 14.5 + 1e-4
+
+
 def test_an_unreadable_pair_counts_for_nothing(pair_values):
     config = ContrastiveConfig.from_dict({**pair_values, "total_steps": 3})
     masked = batch()
