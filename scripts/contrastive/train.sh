@@ -115,4 +115,10 @@ stage() {
 stage pre "$PRE_TRAIN_EPOCH" "$PRE_RES" "$PRE_LR" "$BATCH_FACTOR"
 stage ft224 "$FT_TRAIN_EPOCH" "$FT_RES" "$FT_LR" "$FT_BATCH_FACTOR"
 stage ft384 "$FT2_TRAIN_EPOCH" "$FT2_RES" "$FT2_LR" "$FT2_BATCH_FACTOR"
+if [[ $LOCAL == 1 && $VERSION == 1 && -n $previous ]]; then
+  printf '%s\n' white red green blue yellow > "$pairs/colours.txt"
+  printf '%s\n' 'the number two in {}' 'a {} five over flowers' 'a {} nine over a temple' > "$pairs/colour_templates.txt"
+  launch codecvit evaluate-pairs "$previous" --zero-shot "table:$pairs/test.jsonl" --columns text_0=colour \
+    --classes "$pairs/colours.txt" --templates "$pairs/colour_templates.txt" --batch-size 100
+fi
 echo "done: $previous"

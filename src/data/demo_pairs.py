@@ -34,9 +34,9 @@ COLOURS = {
     "blue": (80, 140, 255),
     "yellow": (250, 230, 50),
 }
-SIZES = {"small": (60.0, 68.0), "big": (88.0, 104.0)}  # pixels
+SIZES = {"small": (44.0, 52.0), "big": (72.0, 84.0)}  # pixels
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-_CENTRES = (46.0, SIDE / 2, SIDE - 46.0)
+_CENTRES = (40.0, SIDE / 2, SIDE - 40.0)
 _SPREAD = 4.0  # pixels around a centre
 
 _WEB = (

@@ -119,6 +119,7 @@ def stages(tmp_path_factory):
     return sets
 
 
+@pytest.mark.slow  # each stage trains in test_a_shipped_config_trains_and_exports too
 def test_both_stages_run_locally_one_after_the_other(stages, tmp_path):
     one = run_local("stage1_images", f"records={stages / 'image'}", tmp_path / "one")
     assert one["train/images/loss"] < first_loss(tmp_path / "one")

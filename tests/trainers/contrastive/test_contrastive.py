@@ -10,10 +10,18 @@ import pytest
 
 from codecvit.trainers import pair_evaluation
 from codecvit.trainers.checkpoints import restore_params, restore_rest
-from codecvit.trainers.contrastive import train_pairs
+from codecvit.trainers.contrastive import train_on_mesh
+from codecvit.trainers.contrastive import train_pairs as train_on_all_devices
 from codecvit.trainers.contrastive_config import ContrastiveConfig
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.metrics import read_metrics
+
+
+def train_pairs(config, workdir):
+    """On one device: eight that share two cores would wait for each other."""
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        return train_on_mesh(config, workdir, mesh)
 
 
 @pytest.fixture
@@ -74,6 +82,7 @@ def test_a_run_that_is_cut_continues_bit_equal(pair_values, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow  # tests/e2e/test_openvision.py hands over between stages too
 def test_a_stage_takes_all_over_at_another_resolution(pair_values, tmp_path):
     values = {**pair_values, "total_steps": 3}
     train_pairs(ContrastiveConfig.from_dict(values), tmp_path / "low")
@@ -130,4 +139,4 @@ def test_the_mesh_of_a_run_must_divide_its_batch(pair_values, tmp_path):
     values["sources"]["pairs"]["batch_size"] = 12
     assert make_mesh(ContrastiveConfig.from_dict(values).mesh).size == 8
     with pytest.raises(ValueError, match="batch_size = 12 must be a multiple of the 8 devices"):
-        train_pairs(ContrastiveConfig.from_dict(values), tmp_path)
+        train_on_all_devices(ContrastiveConfig.from_dict(values), tmp_path)
