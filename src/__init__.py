@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .codec.pack import pack_image, pack_video
+    from .convert.image_text import load_clip
     from .convert.load import load
     from .sequence import PatchSequence
 
@@ -19,11 +20,12 @@ __version__ = "0.1.0"
 _LAZY = {
     "PatchSequence": "sequence",
     "load": "convert.load",
+    "load_clip": "convert.image_text",
     "pack_image": "codec.pack",
     "pack_video": "codec.pack",
 }
 
-__all__ = ["PatchSequence", "load", "pack_image", "pack_video"]
+__all__ = ["PatchSequence", "load", "load_clip", "pack_image", "pack_video"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import sys
 
 VERBS = {
     "pack": ("data.pack", "videos and images -> record sets of patch sequences"),
+    "pack-pairs": ("data.pairs.pack", "image-text and video-text pairs -> records with texts"),
     "inspect": ("data.inspect", "counts and a contact sheet of a record set"),
     "show": ("codec.show", "a picture of what the codec selection keeps of one video"),
     "llava": ("codec.llava.cli", "mosaics for LLaVA: training data, evaluation assets, checks"),
@@ -19,6 +20,14 @@ VERBS = {
     "cluster": ("cluster.__main__", "record set -> k-means labels"),
     "clusters": ("cluster.show", "pictures of clusters, and of samples gathering at them"),
     "train": ("trainers.pretrain", "pretrain an encoder by cluster discrimination"),
+    "train-pairs": (
+        "trainers.contrastive",
+        "train an encoder on images and texts, contrastive and captioning",
+    ),
+    "evaluate-pairs": (
+        "trainers.pair_evaluation",
+        "zero-shot classification and retrieval of an image-text model",
+    ),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
     "probe": (
         "trainers.probe.__main__",
@@ -29,10 +38,11 @@ VERBS = {
         "trainers.probe.records",
         "k-NN and linear probe of an encoder on labelled record sets",
     ),
-    "import": ("convert.import_hf", "published Hugging Face folder -> checkpoint"),
+    "import": ("convert.import_hf", "published weights -> checkpoint"),
     "embed": ("retrieval.embed", "videos, images and record sets -> a file of embeddings"),
     "search": ("retrieval.search", "what lies nearest to a clip in a file of embeddings"),
-    "export": ("convert.export", "checkpoint -> Hugging Face folder"),
+    "classify": ("convert.classify", "images -> which of some labels fits, by an image-text model"),
+    "export": ("convert.export_verb", "checkpoint -> folder for transformers or OpenCLIP"),
 }
 
 

@@ -14,13 +14,16 @@ from codecvit.__main__ import VERBS, main
 # Options that each verb's help has to name.
 OPTIONS = {
     "pack": ("--out", "--mode", "--num-frames", "--budget", "--size", "--patch", "--draws"),
+    "pack-pairs": ("--out", "--preset", "--columns", "--captions", "--join", "--video", "--shard"),
     "inspect": ("--out", "--count"),
     "show": ("--out", "--budget", "--size"),
-    "demo-data": ("--out", "--train-clips", "--test-clips", "--seed"),
+    "demo-data": ("--out", "--train-clips", "--test-clips", "--seed", "--pairs", "--train-pairs"),
     "probe-data": ("--root", "--out", "--inputs", "--views", "--allow-missing", "--shard"),
     "llava": ("--help",),
     "cluster": ("--name", "--k", "--n", "--encoder", "--features", "--mini-batch"),
     "train": ("--config", "--workdir", "--dry-run", "--devices"),
+    "train-pairs": ("--config", "--workdir"),
+    "evaluate-pairs": ("--zero-shot", "--classes", "--templates", "--retrieval", "--tokenizer"),
     "clusters": ("--labels", "--out", "--workdir", "--head"),
     "plot": ("--out", "--metrics"),
     "probe": ("--config", "--workdir"),
@@ -29,7 +32,8 @@ OPTIONS = {
     "import": ("--out",),
     "embed": ("--checkpoint", "--out", "--budget", "--workers"),
     "search": ("--index", "--query", "--key", "--top", "--out"),
-    "export": ("--out", "--dtype", "--image-size", "--shard-size", "--onnx"),
+    "classify": ("--labels", "--model", "--checkpoint", "--templates", "--tokenizer", "--json"),
+    "export": ("--out", "--format", "--dtype", "--image-size", "--shard-size", "--onnx"),
 }
 
 
@@ -77,7 +81,7 @@ def test_every_verb_explains_itself(verb, capsys):
     assert set(OPTIONS[verb]) <= words
 
 
-@pytest.mark.parametrize("verb", ["pack", "inspect", "show", "probe-data"])
+@pytest.mark.parametrize("verb", ["pack", "pack-pairs", "inspect", "show", "probe-data"])
 def test_the_base_verbs_load_neither_jax_nor_torch(verb):
     loaded = python(
         f"""

@@ -13,8 +13,12 @@ from ..sequence import PatchSequence
 from .errors import MediaError
 from .view import View
 
-# What Pillow's readers raise on damaged files, besides its own errors (which are OSErrors).
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow's readers raise on damaged files, besides its own errors (which are OSErrors). The
+# last line comes from EXIF whose values are of other types than their tags.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError),
+    *(TypeError, AttributeError, KeyError, ArithmeticError),
+)
 
 
 def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:

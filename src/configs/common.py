@@ -9,7 +9,16 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from codecvit.models.captioning import CaptionConfig
 from codecvit.models.config import ViTConfig
+from codecvit.models.text import TextConfig
+from codecvit.trainers.contrastive_config import (
+    TOWERS,
+    ContrastiveConfig,
+    PairSourceConfig,
+    RetrievalConfig,
+    ZeroShotConfig,
+)
 from codecvit.trainers.pretrain_config import (
     HeadConfig,
     PhaseConfig,
@@ -17,12 +26,13 @@ from codecvit.trainers.pretrain_config import (
     ProbeConfig,
     SourceConfig,
 )
+from codecvit.trainers.run_config import GroupConfig
 
 PUBLISHED_AUGMENT = {"crop_area": (0.7, 1.0), "crop_aspect": (0.8, 1.25), "flip": 0.5}
 """Of single images in the published runs; images with text and videos are shown as they are."""
 
 VARIANT_FIELDS = ("width", "depth", "num_heads", "mlp_dim", "patch")
-"""Fields of ViTConfig that a variant such as "B/16" sets."""
+"""Fields of a model's config that a variant such as "B/16" sets."""
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -75,12 +85,39 @@ def add_defaults(config: ConfigDict) -> ConfigDict:
     for group, kind in (("heads", HeadConfig), ("probes", ProbeConfig)):
         for values in config[group].values():
             add_fields(values, kind)
-    for field in dataclasses.fields(ViTConfig):
-        # What the variant says is left open: a number given on the command line overrides it.
-        from_variant = field.name in VARIANT_FIELDS
-        default = config_dict.placeholder(int) if from_variant else field.default
-        _add(config.model, field.name, default)
+    add_model_fields(config.model, ViTConfig)
     return config
+
+
+def add_pair_defaults(config: ConfigDict) -> ConfigDict:
+    """`add_defaults` for the config file of an image-text run."""
+    add_fields(config, ContrastiveConfig)
+    kinds = {
+        "sources": PairSourceConfig,
+        "groups": GroupConfig,
+        "zero_shot": ZeroShotConfig,
+        "retrieval": RetrievalConfig,
+    }
+    for group, kind in kinds.items():
+        for values in config[group].values():
+            add_fields(values, kind)
+    towers = {"vision": TOWERS[config.model.tower], "text": TextConfig, "decoder": CaptionConfig}
+    for name, kind in towers.items():
+        if config.model[name] is not None:
+            add_model_fields(config.model[name], kind)
+    return config
+
+
+def add_model_fields(values: ConfigDict, kind: type) -> None:
+    """Adds the fields of a model's config; what its variant says is left open.
+
+    A number that is given on the command line then overrides the variant's.
+    """
+    for field in dataclasses.fields(kind):
+        if field.name in VARIANT_FIELDS:
+            _add(values, field.name, config_dict.placeholder(int))
+        elif field.default is not dataclasses.MISSING:
+            _add(values, field.name, field.default)
 
 
 def add_fields(values: ConfigDict, kind: type) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from ..models.config import ViTConfig
 from .weights import read_json
 
-_REPORTED = ("train/", "probe/")  # the rest of metrics.jsonl is about speed and bookkeeping
+# The rest of metrics.jsonl is about speed and bookkeeping.
+_REPORTED = ("train/", "probe/", "zero_shot/", "retrieval/")
 
 
 def model_card(
@@ -66,6 +67,12 @@ t spread over 64 slots. Selected patches:
 `codecvit.convert.torch_input(codecvit.pack_video("clip.mp4"))` makes the arguments of the model.
 `codecvit.load(FOLDER)` opens the same folder in JAX.
 """
+    return card + run_sections(training, metrics)
+
+
+def run_sections(training: Mapping[str, Any] | None, metrics: Mapping[str, float] | None) -> str:
+    """The sections of a card about the run: last metrics, record sets, configuration."""
+    card = ""
     if metrics:
         step = int(metrics["step"])
         rows = [f"| {name} | {metrics[name]:.4g} |" for name in sorted(metrics) if name != "step"]
@@ -78,7 +85,7 @@ t spread over 64 slots. Selected patches:
 
 
 def last_metrics(checkpoint: Path) -> dict[str, float]:
-    """The last value of each training and probe metric up to a checkpoint.
+    """The last value of each metric of training and evaluation up to a checkpoint.
 
     Args:
       checkpoint: WORKDIR/checkpoints/STEP.
@@ -106,7 +113,9 @@ def last_metrics(checkpoint: Path) -> dict[str, float]:
 def _training_data(training: Mapping[str, Any]) -> str:
     rows = []
     for name, source in training.get("sources", {}).items():
-        for folder in source["records"].split("+"):
+        # Of pairs with texts, KIND:PATH; only record sets count themselves.
+        for place in (source.get("records") or source.get("pairs", "")).split("+"):
+            folder = place.removeprefix("records:")
             manifest = Path(folder) / "manifest.json"
             if manifest.is_file():
                 packed = read_json(manifest)

@@ -1,4 +1,4 @@
-"""`codecvit export`: an encoder as a Hugging Face folder that `AutoModel.from_pretrained` opens.
+"""An encoder as a Hugging Face folder that `AutoModel.from_pretrained` opens.
 
 The folder holds the weights under the published names, the modelling code of `hf/`, an image
 processor and a model card. It is written beside its destination and renamed into place, so that no
@@ -7,12 +7,8 @@ half-written folder is ever seen. No torch needed, unless for an ONNX graph.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import os
-import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,17 +18,10 @@ import numpy as np
 from ..models.config import ViTConfig
 from ..models.vit import IMAGE_MEAN, IMAGE_STD
 from .card import model_card
-from .load import MODEL_TYPE, Origin, config_to_hf, read_checkpoint
+from .folder import ENCODER_CODE, require_free, whole_folder
+from .load import MODEL_TYPE, Origin, config_to_hf
 from .names import to_hf
-from .weights import DTYPES, INDEX, SHARD_NAME, WEIGHTS, parse_size, write_json, write_weights
-
-CODE = (
-    "configuration_onevision_encoder.py",
-    "modeling_onevision_encoder.py",
-    "image_processing_onevision_encoder.py",
-)
-FILES = frozenset({"config.json", "preprocessor_config.json", "README.md", WEIGHTS, *CODE})
-OPTIONAL = frozenset({INDEX, "model.onnx", "model.onnx.data"})
+from .weights import DTYPES, parse_size, write_json, write_weights
 
 
 def export(
@@ -48,6 +37,7 @@ def export(
     metrics: Mapping[str, float] | None = None,
     onnx: bool = False,
     overwrite: bool = False,
+    beside: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes an encoder as a Hugging Face folder.
 
@@ -63,6 +53,7 @@ def export(
       metrics: the run's last metrics with their step, for the model card.
       onnx: also write the float32 graph that `codecvit.convert.onnx` describes; needs torch.
       overwrite: replace `out` even when it is a folder of something else.
+      beside: writes into the new folder what a model has beside this encoder.
 
     Returns:
       `out`.
@@ -82,34 +73,36 @@ def export(
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"onnx needs {package}: pip install 'codecvit[torch,onnx]'")
     shard_bytes = None if shard_size is None else parse_size(shard_size)
-    _require_free(out, overwrite)
+    require_free(out, overwrite)
     published = to_hf(params, config)
-    tensors = {name: _cast(name, tensor, dtype) for name, tensor in published.items()}
+    tensors = {name: cast(name, tensor, dtype) for name, tensor in published.items()}
 
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    new = out.absolute().with_name(f".{out.name}.new-{os.getpid()}")
-    new.mkdir()
-    try:
+    with whole_folder(out, overwrite) as new:
         write_weights(new, tensors, shard_bytes)
+        if beside is not None:
+            beside(new)
         settings = _model_settings(config, Origin(dtype, image_size, rope_temporal_size))
         write_json(new / "config.json", settings)
-        write_json(new / "preprocessor_config.json", _processor_settings(image_size))
-        for name in CODE:
-            source = resources.files(f"{__package__}.hf").joinpath(name)
-            (new / name).write_bytes(source.read_bytes())
+        write_json(new / "preprocessor_config.json", processor_settings(image_size))
+        copy_code(new, ENCODER_CODE)
         if onnx:
             from .onnx import write_onnx
 
             write_onnx(new, published, config_to_hf(config, Origin()))
         card = model_card(config, dtype, image_size, training, metrics)
         (new / "README.md").write_text(card)
-        _move_into_place(new, out.absolute())
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return out
 
 
-def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+def copy_code(folder: Path, files: Iterable[str]) -> None:
+    """Copies files of `hf/` into an exported folder."""
+    for name in files:
+        source = resources.files(f"{__package__}.hf").joinpath(name)
+        (folder / name).write_bytes(source.read_bytes())
+
+
+def cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+    """A tensor in a dtype of weights.DTYPES; ValueError where it is too large for it."""
     with np.errstate(over="ignore"):
         cast = tensor.astype(DTYPES[dtype])
     if not np.isfinite(cast.astype(np.float32)).all() and np.isfinite(tensor).all():
@@ -118,30 +111,6 @@ def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
             "another dtype"
         )
     return cast
-
-
-def _require_free(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder")
-    if overwrite or not out.is_dir():
-        return
-    names = sorted(entry.name for entry in out.iterdir())
-    foreign = [n for n in names if n not in FILES | OPTIONAL and not SHARD_NAME.fullmatch(n)]
-    if foreign:
-        raise ValueError(
-            f"{out} holds {foreign[0]!r}, which no export wrote: name another folder, or replace "
-            "all of it with --overwrite"
-        )
-
-
-def _move_into_place(new: Path, out: Path) -> None:
-    """Renames `new` to `out`; a folder that is there steps aside first and is deleted last."""
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    if old.exists():
-        shutil.rmtree(old)
 
 
 def _model_settings(config: ViTConfig, origin: Origin) -> dict[str, Any]:
@@ -157,7 +126,7 @@ def _model_settings(config: ViTConfig, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _processor_settings(image_size: int) -> dict[str, Any]:
+def processor_settings(image_size: int) -> dict[str, Any]:
     name = "OneVisionEncoderImageProcessor"
     return {
         "auto_map": {"AutoImageProcessor": f"image_processing_onevision_encoder.{name}"},
@@ -173,67 +142,3 @@ def _processor_settings(image_size: int) -> dict[str, Any]:
         "image_mean": list(IMAGE_MEAN),
         "image_std": list(IMAGE_STD),
     }
-
-
-def main(argv: list[str]) -> int:
-    """The verb `codecvit export`."""
-    parser = argparse.ArgumentParser(
-        prog="codecvit export",
-        description="Write an encoder as a Hugging Face folder, which "
-        "AutoModel.from_pretrained(DIR, trust_remote_code=True) opens.",
-    )
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help="work directory of training (its newest checkpoint), WORKDIR/checkpoints/STEP, what "
-        "`codecvit import` wrote, or a Hugging Face folder",
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="an earlier export is replaced")
-    parser.add_argument(
-        "--dtype",
-        choices=sorted(DTYPES),
-        help="of the weights (default: that of an imported folder, else float32)",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        metavar="N",
-        help="side in pixels that the image processor makes (default: that of an imported folder, "
-        "else 224)",
-    )
-    parser.add_argument(
-        "--shard-size",
-        metavar="SIZE",
-        help="cut the weights into files of at most this size, such as 5GB (default: one file)",
-    )
-    parser.add_argument(
-        "--onnx", action="store_true", help="also write model.onnx, in float32 (extras torch, onnx)"
-    )
-    parser.add_argument(
-        "--ema", action="store_true", help="the moving average of the parameters (config.ema)"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace DIR even when it is no export"
-    )
-    options = parser.parse_args(argv)
-    try:
-        checkpoint = read_checkpoint(options.checkpoint, ema=options.ema)
-        origin = checkpoint.origin
-        out = export(
-            checkpoint.params,
-            checkpoint.config,
-            options.out,
-            dtype=options.dtype or origin.dtype,
-            image_size=origin.image_size if options.image_size is None else options.image_size,
-            rope_temporal_size=origin.rope_temporal_size,
-            shard_size=options.shard_size,
-            training=checkpoint.training,
-            metrics=checkpoint.metrics,
-            onnx=options.onnx,
-            overwrite=options.overwrite,
-        )
-    except ValueError as error:
-        print(f"codecvit export: {error}", file=sys.stderr)
-        return 1
-    print(f"exported {options.checkpoint} to {out}")
-    return 0

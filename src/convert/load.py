@@ -98,11 +98,21 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
         from ..trainers.pretrain_config import model_config
 
         params, metadata = restore_params(path, ema=ema)
-        config = model_config(metadata["config"]["model"])
+        model = metadata["config"]["model"]
+        if "vision" in model:  # an image-text run
+            if model["tower"] != "codecvit":
+                raise ValueError(
+                    f"{path} holds an image-text model whose image tower is OpenVision's: "
+                    "codecvit.load_clip opens it"
+                )
+            model = model["vision"]
+        config = model_config(model)
         # How the run spread its work was a matter of its machine, not of the encoder.
         config = dataclasses.replace(config, remat="none", attention_impl="auto")
         if IMPORTED in metadata:
-            return Checkpoint(params, config, origin=Origin(**metadata[IMPORTED]))
+            fields = {field.name for field in dataclasses.fields(Origin)}
+            kept = {key: value for key, value in metadata[IMPORTED].items() if key in fields}
+            return Checkpoint(params, config, origin=Origin(**kept))
         metrics = last_metrics(find_checkpoint(path))
         return Checkpoint(params, config, metadata["config"], metrics)
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
@@ -190,14 +200,14 @@ def _read_folder(folder: Path, settings: dict[str, Any]) -> Checkpoint:
         raise ValueError(f"{folder}: {error}") from error
     defaults = Origin()
     origin = Origin(
-        _stored_dtype(tensors),
+        stored_dtype(tensors),
         settings.get("image_size", defaults.image_size),
         settings.get("rope_temporal_size", defaults.rope_temporal_size),
     )
     return Checkpoint(params, config, origin=origin)
 
 
-def _stored_dtype(tensors: dict[str, np.ndarray]) -> str:
+def stored_dtype(tensors: Mapping[str, np.ndarray]) -> str:
     """The name of the one dtype of all tensors; float32, which holds the others, for a mixture."""
     found = {tensor.dtype for tensor in tensors.values()}
     return next((n for n, dtype in DTYPES.items() if found == {np.dtype(dtype)}), "float32")

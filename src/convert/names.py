@@ -97,16 +97,16 @@ def to_hf(params: Mapping[str, Any], config: ViTConfig) -> dict[str, np.ndarray]
     Raises:
       ValueError: a leaf is missing, unknown or has another shape than `config` says.
     """
-    leaves = _flatten(params)
+    leaves = flatten(params)
     expected = _our_shapes(config)
-    _check("parameter", {path: leaf.shape for path, leaf in leaves.items()}, expected)
+    require_same("parameter", {path: leaf.shape for path, leaf in leaves.items()}, expected)
     tensors = {}
     for row in OUTSIDE:
-        tensors |= _publish(row, leaves[row.ours], config.patch, "")
+        tensors |= publish(row, leaves[row.ours], config.patch, "")
     for i in range(config.depth):
         for row in BLOCK:
             leaf = leaves[f"blocks/{row.ours}"][i]
-            tensors |= _publish(row, leaf, config.patch, f"encoder.layers.{i}.")
+            tensors |= publish(row, leaf, config.patch, f"encoder.layers.{i}.")
     return tensors
 
 
@@ -123,13 +123,13 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: ViTConfig) -> dict[str, A
     Raises:
       ValueError: a tensor is missing, unknown or has another shape than `config` says.
     """
-    _check("tensor", {name: t.shape for name, t in tensors.items()}, published_shapes(config))
+    require_same("tensor", {name: t.shape for name, t in tensors.items()}, published_shapes(config))
     params: dict[str, Any] = {}
     for row in OUTSIDE:
-        _insert(params, row.ours, _adopt(row, tensors, ""))
+        insert(params, row.ours, adopt(row, tensors, ""))
     for row in BLOCK:
-        layers = [_adopt(row, tensors, f"encoder.layers.{i}.") for i in range(config.depth)]
-        _insert(params, f"blocks/{row.ours}", np.stack(layers))
+        layers = [adopt(row, tensors, f"encoder.layers.{i}.") for i in range(config.depth)]
+        insert(params, f"blocks/{row.ours}", np.stack(layers))
     return params
 
 
@@ -139,7 +139,7 @@ def published_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     prefixes = [f"encoder.layers.{i}." for i in range(config.depth)]
     for rows, under in ((OUTSIDE, [""]), (BLOCK, prefixes)):
         for row in rows:
-            *lead, last = _resolve(row.shape, config)
+            *lead, last = resolve(row.shape, config)
             shape = (*lead, last // len(row.published))
             if row.how == LINEAR:
                 shape = shape[::-1]
@@ -150,13 +150,13 @@ def published_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _our_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
-    shapes = {row.ours: _resolve(row.shape, config) for row in OUTSIDE}
+    shapes = {row.ours: resolve(row.shape, config) for row in OUTSIDE}
     for row in BLOCK:
-        shapes[f"blocks/{row.ours}"] = (config.depth, *_resolve(row.shape, config))
+        shapes[f"blocks/{row.ours}"] = (config.depth, *resolve(row.shape, config))
     return shapes
 
 
-def _resolve(shape: str, config: ViTConfig) -> tuple[int, ...]:
+def resolve(shape: str, config: ViTConfig) -> tuple[int, ...]:
     sizes = {
         "1": 1,
         "D": config.width,
@@ -167,7 +167,7 @@ def _resolve(shape: str, config: ViTConfig) -> tuple[int, ...]:
     return tuple(sizes[letter] for letter in shape.split())
 
 
-def _publish(row: Row, leaf: np.ndarray, patch: int, prefix: str) -> dict[str, np.ndarray]:
+def publish(row: Row, leaf: np.ndarray, patch: int, prefix: str) -> dict[str, np.ndarray]:
     pieces = np.split(leaf, len(row.published), axis=-1)
     if row.how == LINEAR:
         pieces = [piece.T for piece in pieces]
@@ -180,7 +180,7 @@ def _publish(row: Row, leaf: np.ndarray, patch: int, prefix: str) -> dict[str, n
     }
 
 
-def _adopt(row: Row, tensors: Mapping[str, np.ndarray], prefix: str) -> np.ndarray:
+def adopt(row: Row, tensors: Mapping[str, np.ndarray], prefix: str) -> np.ndarray:
     pieces = [np.asarray(tensors[prefix + name], np.float32) for name in row.published]
     if row.how == LINEAR:
         pieces = [piece.T for piece in pieces]
@@ -189,24 +189,24 @@ def _adopt(row: Row, tensors: Mapping[str, np.ndarray], prefix: str) -> np.ndarr
     return np.ascontiguousarray(np.concatenate(pieces, axis=-1))
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
     leaves = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            leaves |= _flatten(value, f"{prefix}{key}/")
+            leaves |= flatten(value, f"{prefix}{key}/")
         else:
             leaves[prefix + key] = np.asarray(value)
     return leaves
 
 
-def _insert(tree: dict[str, Any], path: str, leaf: np.ndarray) -> None:
+def insert(tree: dict[str, Any], path: str, leaf: np.ndarray) -> None:
     *parents, name = path.split("/")
     for parent in parents:
         tree = tree.setdefault(parent, {})
     tree[name] = leaf
 
 
-def _check(
+def require_same(
     what: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raises ValueError unless `found` has exactly the names and shapes of `expected`."""

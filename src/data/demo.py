@@ -151,6 +151,45 @@ def render(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.array(boxes, np.int32)
 
 
+def photograph_of(plan: ClipPlan) -> int:
+    """Which of the two photographs a clip shows: 0 a temple, 1 flowers."""
+    rng = np.random.default_rng([plan.seed, plan.split == "test", plan.number])
+    # The draws of `render` up to that of the photograph.
+    draw_tracks(plan.motion, rng)
+    rng.uniform(-_DRIFT, _DRIFT, 2)
+    return _draw_photograph(rng)
+
+
+def draw_still(
+    split: str,
+    digit: int,
+    photograph: int,
+    centre: tuple[float, float],
+    side: float,
+    colour: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """One picture of a digit over a photograph.
+
+    Args:
+      split: `train` or `test`: which digit images and which part of the photograph.
+      digit: 0 to 9.
+      photograph: 0 or 1.
+      centre: (x, y) of the digit in pixels.
+      side: of the digit in pixels.
+      colour: of the digit, 0..255.
+      rng: of the digit image, its angle, and the window of the photograph.
+
+    Returns:
+      uint8 [SIDE, SIDE, 3].
+    """
+    (background,) = _draw_window(split, photograph, np.zeros((1, 2)), rng)
+    ink = _choose_digit(split, digit, rng)
+    angle = np.radians(rng.uniform(*TRACKS["angle"]))
+    alpha = _place(ink, centre, side / _MASTER, angle)[..., None]
+    return np.rint(background * (1 - alpha) + np.array(colour) * alpha).astype(np.uint8)
+
+
 def write_clip(plan: ClipPlan) -> list[list[int]]:
     """Renders and encodes one clip; returns the digit's box in every frame."""
     frames, boxes = render(plan)
@@ -261,7 +300,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--stills", action="store_true", help="also the middle frame of every training clip"
     )
+    parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="instead, pictures of digits with captions; where OUT holds the clips, captions of "
+        "these, too",
+    )
+    parser.add_argument("--train-pairs", type=int, default=4000, help="with --pairs: for training")
+    parser.add_argument("--test-pairs", type=int, default=500, help="with --pairs: for test")
     args = parser.parse_args(argv)
+    if args.pairs:
+        return _main_pairs(args)
     try:
         written = write_demo(
             args.out, args.train_clips, args.test_clips, args.seed, args.workers, args.stills
@@ -273,6 +322,21 @@ def main(argv: list[str]) -> int:
         print("note: this FFmpeg has no libx264; the clips are MPEG-4 instead of H.264")
     state = "wrote" if written else "found"
     print(f"{args.out}: {state} {args.train_clips} training and {args.test_clips} test clips")
+    return 0
+
+
+def _main_pairs(args: argparse.Namespace) -> int:
+    from .demo_pairs import write_demo_pairs
+
+    try:
+        written = write_demo_pairs(
+            args.out, args.train_pairs, args.test_pairs, args.seed, args.workers
+        )
+    except ValueError as error:
+        print(f"codecvit demo-data: {error}", file=sys.stderr)
+        return 1
+    state = "wrote" if written else "found"
+    print(f"{args.out}: {state} {args.train_pairs} training and {args.test_pairs} test pairs")
     return 0
 
 
@@ -311,8 +375,18 @@ def _draw_background(split: str, drift_T2: np.ndarray, rng: np.random.Generator)
 
     Training sees the left part of the photographs, test the right one.
     """
-    photographs = _sources()[2]
-    photograph = photographs[rng.integers(len(photographs))]
+    return _draw_window(split, _draw_photograph(rng), drift_T2, rng)
+
+
+def _draw_photograph(rng: np.random.Generator) -> int:
+    return int(rng.integers(len(_sources()[2])))
+
+
+def _draw_window(
+    split: str, number: int, drift_T2: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """As `_draw_background`, of photograph `number`."""
+    photograph = _sources()[2][number]
     border = round(photograph.shape[1] * (1 - _TEST_SHARE))
     photograph = photograph[:, border:] if split == "test" else photograph[:, :border]
     scale = rng.uniform(*_SCALES)

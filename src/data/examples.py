@@ -11,20 +11,36 @@ import bisect
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..sequence import PatchSequence
 from .augment import AugmentConfig, flip_sequence
 from .labels import Labels, load_labels
-from .pictures import crop_picture
-from .record import PICTURE, Record
+from .pictures import see_picture
+from .record import PICTURE
 from .records import RecordError, RecordSet
 
 Batch = dict[str, np.ndarray]
 
 NO_AUGMENT = AugmentConfig()
+
+
+class Part(Protocol):
+    """The rows of one source of a pool."""
+
+    def __len__(self) -> int:
+        """Number of its records."""
+        ...
+
+    def draw(self, index: int, rng: np.random.Generator) -> Batch:
+        """Record `index` as a row, augmented; of weight 0 if it cannot be read."""
+        ...
+
+    def check(self, index: int) -> None:
+        """Raises RecordError, with the reason, if record `index` cannot be read."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +62,13 @@ class Examples:
     labels_drawn: int
     image_size: int
     augment: AugmentConfig
+
+    def __len__(self) -> int:
+        return len(self.record_set)
+
+    def check(self, index: int) -> None:
+        """Raises RecordError, with the reason, if record `index` cannot be read."""
+        self._check(index, self._sequence(index, None))
 
     def draw(self, index: int, rng: np.random.Generator) -> Batch:
         """Record `index`, augmented, with M of its labels."""
@@ -90,7 +113,7 @@ class Examples:
         if rng is None:
             return self.record_set[index].sequence
         record = self.record_set.record(
-            index, lambda image: crop_picture(image, self.image_size, self.augment, rng)
+            index, lambda image: see_picture(image, self.image_size, self.augment, rng)
         )
         if self.augment.flip and rng.uniform() < self.augment.flip:
             return flip_sequence(record.sequence, record.view[1] // record.sequence.patch)
@@ -106,33 +129,29 @@ class Examples:
 
 
 class Pool:
-    """The examples of several record sets, their records counted through.
+    """The examples of several sources, their records counted through.
 
     Args:
-      parts: the examples of each set.
+      parts: the examples of each source.
 
     Attributes:
-      ranges: per set the numbers of its records.
+      ranges: per source the numbers of its records.
     """
 
-    def __init__(self, parts: Sequence[Examples]) -> None:
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)
-        edges = itertools.accumulate((len(part.record_set) for part in parts), initial=0)
+        edges = itertools.accumulate((len(part) for part in parts), initial=0)
         self.ranges = [range(start, stop) for start, stop in itertools.pairwise(edges)]
 
     def draw(self, number: int, rng: np.random.Generator) -> Batch:
-        """Record `number`, augmented, with labels drawn; the row's `index` is that number."""
+        """Record `number`, augmented; the row's `index` is that number."""
         part, index = self._find(number)
         return {**self._parts[part].draw(index, rng), "index": np.int64(number)}
 
-    def read(self, number: int) -> Record:
-        """Record `number`, as it is stored.
-
-        Raises:
-          RecordError: it cannot be read.
-        """
+    def check(self, number: int) -> None:
+        """Raises RecordError, with the reason, if record `number` cannot be read."""
         part, index = self._find(number)
-        return self._parts[part].record_set[index]
+        self._parts[part].check(index)
 
     def _find(self, number: int) -> tuple[int, int]:
         part = bisect.bisect_right(self.ranges, number, key=lambda numbers: numbers.start) - 1
@@ -165,11 +184,11 @@ def make_examples(
         if image_size < patch or image_size % patch:
             raise ValueError(f"image_size = {image_size} must be a multiple of the patch {patch}")
         longest = (image_size // patch) ** 2
-    elif image_size not in (0, packed_size) or augment.crops:
+    elif image_size not in (0, packed_size) or augment.for_pictures:
         raise ValueError(
             f"{record_set.path} holds patches of size {packed_size}, which can be flipped, but "
-            f"neither cropped (augment = {augment}) nor shown at image_size = {image_size}: pack "
-            "images for that, or videos at that size"
+            f"neither cropped nor recoloured (augment = {augment}) nor shown at image_size = "
+            f"{image_size}: pack images for that, or videos at that size"
         )
     if longest > budget:
         raise ValueError(

@@ -47,6 +47,8 @@ def counts(record_set: RecordSet) -> list[tuple[str, str]]:
         ),
         ("bytes", f"{size} ({size / max(number, 1):.0f} per record), {storage}"),
     ]
+    texts = manifest.get("texts", {})
+    rows += [(f"texts {name}", f"of {count} records") for name, count in texts.items()]
     rows += [(f"labels {name}", _describe(record_set, name)) for name in label_names(record_set)]
     return rows
 

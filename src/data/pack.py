@@ -119,7 +119,7 @@ def pack(
 
     manifests, unfinished = {}, []
     for name, part_set in sets.items():
-        if part_set.manifest is None and not _finish(part_set):
+        if part_set.manifest is None and not finish_set(part_set):
             unfinished.append(name)
         if part_set.manifest is not None:
             manifests[name] = part_set.manifest
@@ -162,7 +162,7 @@ def main(argv: list[str]) -> int:
         print(f"codecvit pack: {error}", file=sys.stderr)
         return 2
     for mode, manifest in done.manifests.items():
-        print(_summary(join(args.out, mode), manifest))
+        print(describe_set(join(args.out, mode), manifest))
     print(f"files: {done.summary}")
     if not done.manifests and not done.unfinished:
         print("codecvit pack: nothing could be packed", file=sys.stderr)
@@ -203,6 +203,12 @@ def _work(
     with contextlib.closing(progress(results, total, "packed")) as results:
         for unit in units:
             failures += _pack_unit(unit, itertools.islice(results, len(unit.items)))
+    print_failures(failures)
+    return {failure["key"] for failure in failures}
+
+
+def print_failures(failures: Sequence[Mapping[str, str]]) -> None:
+    """Prints the first of the files that gave no record."""
     for failure in failures[:_SHOWN_FAILURES]:
         source = failure["source"]
         print(f"failed: {source}: {failure['reason'].removeprefix(f'{source}: ')}", file=sys.stderr)
@@ -211,7 +217,6 @@ def _work(
             f"failed: {len(failures) - _SHOWN_FAILURES} more, see failures.jsonl of the sets",
             file=sys.stderr,
         )
-    return {failure["key"] for failure in failures}
 
 
 def _pack_task(
@@ -247,7 +252,7 @@ def _pack_unit(
     return failures
 
 
-def _finish(part_set: PartialSet) -> bool:
+def finish_set(part_set: PartialSet) -> bool:
     """Finishes a set if all of its shards are there; returns whether they are."""
     done = part_set.finish()
     if done < part_set.num_shards:
@@ -271,7 +276,8 @@ def _fingerprint(description: Mapping[str, Any], items: Sequence[Item], per_shar
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _summary(folder: str, manifest: Mapping[str, Any]) -> str:
+def describe_set(folder: str, manifest: Mapping[str, Any]) -> str:
+    """What is printed of a finished set."""
     size = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
     text = (
         f"{folder}: {manifest['records']} records, {manifest['tokens']['sum']} patches, "

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..codec.clip import Clip, sample_clip
 from ..codec.config import SelectionConfig
 from ..codec.descriptor import descriptor, descriptor_image
 from ..codec.errors import MediaError
-from ..codec.image import image_sequence, read_image
+from ..codec.image import centre_crop, image_sequence, open_image, read_image
 from ..codec.pack import check_options
 from ..codec.selection import choose_groups, select
 from ..codec.view import View
@@ -272,12 +273,26 @@ def _packed_clip(
         group=group,
         labels=item.labels,
         source=item.source,
+        texts=item.texts,
     )
     return _packed(record, options.storage)
 
 
 def _pack_image(options: PackOptions, item: Item, path: Path) -> Packed:
-    rgb_SS3 = read_image(path, options.size)
+    image = open_image(path, path)
+    return pack_picture(options, item, path.read_bytes(), image)
+
+
+def pack_picture(options: PackOptions, item: Item, data: bytes, image: Image.Image) -> Packed:
+    """The record of an image.
+
+    Args:
+      options: its size, patch and picture_side count.
+      item: key, labels, texts and source of the record.
+      data: the encoded image...
+      image: ...and what `open_image` made of it.
+    """
+    rgb_SS3 = centre_crop(image, options.size)
     record = Record(
         key=item.key,
         mode="image",
@@ -289,13 +304,16 @@ def _pack_image(options: PackOptions, item: Item, path: Path) -> Packed:
         gaps=np.zeros(0, np.float32),
         labels=item.labels,
         source=item.source,
-        picture=stored_picture(path, options.picture_side),
+        picture=stored_picture(data, image, options.picture_side),
+        texts=item.texts,
     )
     return _packed(record, options.storage)
 
 
 def _packed(record: Record, storage: Storage) -> Packed:
     entry = {"key": record.key, "length": len(record.sequence), "labels": record.labels}
+    if record.texts:
+        entry["texts"] = sorted(record.texts)
     if len(record.gaps):
         entry["gap"] = round(float(np.median(record.gaps)), 3)
     return Packed(encode_record(record, storage), entry)

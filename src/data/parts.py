@@ -70,8 +70,7 @@ class PartialSet:
         self.manifest = self._finished(overwrite)
         self.todo: list[int] = []
         if self.manifest is not None:
-            lines = read_bytes(join(folder, "failures.jsonl")).splitlines()
-            self.failed = {json.loads(line)["key"] for line in lines}
+            self.failed = {failure["key"] for failure in self._listed_failures()}
             return
         if not is_url(folder):
             (Path(folder) / "parts").mkdir(parents=True, exist_ok=True)
@@ -88,6 +87,14 @@ class PartialSet:
         """Starts part `number`."""
         name = shard_name(number, self.num_shards)
         return PartWriter(self.folder, name, self._description["fingerprint"])
+
+    def failures(self) -> list[dict[str, str]]:
+        """What gave no record, in the finished set or else in all parts that are complete."""
+        if self.manifest is not None:
+            return self._listed_failures()
+        sizes = list_files(self.folder)
+        parts = [self._part(number, sizes) for number in range(self.num_shards)]
+        return [failure for part in parts if part is not None for failure in part["failures"]]
 
     def finish(self) -> int:
         """Writes the rest of the set if all of its parts are complete, and sets `manifest`.
@@ -111,6 +118,10 @@ class PartialSet:
         else:
             write_atomic(join(self.folder, "failures.jsonl"), json_lines(failures))
         return len(parts)
+
+    def _listed_failures(self) -> list[dict[str, str]]:
+        lines = read_bytes(join(self.folder, "failures.jsonl")).splitlines()
+        return [json.loads(line) for line in lines]
 
     def _finished(self, overwrite: bool) -> dict[str, Any] | None:
         """The manifest of a set that is whole and the one wanted."""

@@ -4,44 +4,52 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..codec.image import centre_crop, open_image
+from ..codec.image import centre_crop
 from .augment import AugmentConfig
+from .colours import change_colours
 
 _KEPT_FORMATS = ("JPEG", "PNG")
 _QUALITY = 95
 _TRIES = 10
 
 
-def stored_picture(path: Path, longest_short_side: int) -> bytes:
+def stored_picture(data: bytes, image: Image.Image, longest_short_side: int) -> bytes:
     """The bytes that a record keeps of an image: the file itself where that is small enough.
 
     Args:
-      path: the image.
+      data: the image file...
+      image: ...and what `open_image` made of it.
       longest_short_side: a picture whose short side has more pixels is scaled down to it (bicubic)
         and stored as a JPEG of quality 95 without chroma subsampling, as is one that is neither
         JPEG nor PNG.
-
-    Raises:
-      MediaError: the file cannot be read.
     """
-    image = open_image(path, path)
-    with Image.open(path) as file:
+    with Image.open(io.BytesIO(data)) as file:
         kept = file.format in _KEPT_FORMATS
     short_side = min(image.size)
     if kept and short_side <= longest_short_side:
-        return path.read_bytes()
+        return data
     if short_side > longest_short_side:
         scale = longest_short_side / short_side
         width, height = (max(1, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=_QUALITY, subsampling="4:4:4")
-    return data.getvalue()
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_QUALITY, subsampling="4:4:4")
+    return file.getvalue()
+
+
+def see_picture(
+    image: Image.Image, size: int, config: AugmentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """The view of a picture, cropped and with its colours changed: uint8 [size, size, 3].
+
+    Args:
+      image, size, config, rng: as for `crop_picture`.
+    """
+    return change_colours(crop_picture(image, size, config, rng), config, rng)
 
 
 def crop_picture(

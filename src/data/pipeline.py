@@ -8,9 +8,11 @@ keyed by (seed, place in the example stream), never by row.
 
 from __future__ import annotations
 
+import collections
 import logging
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -31,14 +33,18 @@ _AHEAD = 4
 _THREADS = 2
 
 
+L = TypeVar("L", bound="Loader")
+
+
 class Loader:
-    """Endless iterator over the batches of one process; made by `make_loader`.
+    """Endless iterator over the batches of one process; made by `make_loader` or `open_loader`.
 
     Use it in a `with` block or call `close()`: worker processes and shared memory outlive a loader
     that is dropped.
 
     Attributes:
       unreadable: `index` of the records that came out as rows of weight 0 so far, in this process.
+      unreadable_kinds: how many of them for which kind of reason.
     """
 
     def __init__(self, pool: Pool, mixture: Mixture, iterator: grain.DatasetIterator) -> None:
@@ -46,6 +52,7 @@ class Loader:
         self._mixture = mixture
         self._iterator = iterator
         self.unreadable: set[int] = set()
+        self.unreadable_kinds: collections.Counter[str] = collections.Counter()
 
     def __iter__(self) -> Loader:
         return self
@@ -91,10 +98,11 @@ class Loader:
             return
         self.unreadable.add(index)
         try:
-            self._pool.read(index)
+            self._pool.check(index)
             reason = "readable now"
         except RecordError as error:
             reason = str(error)
+            self.unreadable_kinds[error.kind] += 1
         _LOG.warning("record %d counts with weight 0: %s", index, reason)
 
 
@@ -150,26 +158,67 @@ def make_loader(
         for another size or random crops; the sets of a mixture do not fit together; the
         cache cannot hold the shards of remote sets.
     """
-    if process_count < 1 or batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size = {batch_size} must be a positive multiple of "
-            f"process_count = {process_count}"
-        )
     record_sets = [records] if isinstance(records, RecordSet) else list(records)
     if not record_sets:
         raise ValueError("records is empty: name at least one record set")
-    if weights is not None and len(weights) != len(record_sets):
-        raise ValueError(
-            f"weights = {list(weights)} must hold one number for each of the {len(record_sets)} "
-            "record sets"
-        )
     if only is not None and (len(record_sets) > 1 or not len(only)):
         raise ValueError(
             f"only = {len(only)} records of {len(record_sets)} sets: name at least one record, of "
             "a single set"
         )
-    _check_window(record_sets, shuffle_window if shuffle else 1)
+    check_window(record_sets, shuffle_window if shuffle else 1)
     pool = make_pool(record_sets, budget, labels, labels_drawn, image_size, augment)
+    return open_loader(
+        pool,
+        weights=weights,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        shuffle_window=shuffle_window,
+        process_index=process_index,
+        process_count=process_count,
+        worker_count=worker_count,
+        start_index=start_index,
+        only=only,
+    )
+
+
+def open_loader(
+    pool: Pool,
+    *,
+    loader: type[L] = Loader,
+    weights: Sequence[float] | None,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    shuffle_window: int,
+    process_index: int,
+    process_count: int,
+    worker_count: int,
+    start_index: int,
+    only: Sequence[int] | None = None,
+) -> L:
+    """A loader over a pool of any examples.
+
+    Args:
+      pool: the examples.
+      loader: class of what is returned.
+      weights, batch_size, seed, shuffle, shuffle_window, process_index, process_count,
+        worker_count, start_index, only: as for `make_loader`.
+
+    Raises:
+      ValueError: the batch does not divide, or a weight is missing or not positive.
+    """
+    if process_count < 1 or batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size = {batch_size} must be a positive multiple of "
+            f"process_count = {process_count}"
+        )
+    if weights is not None and len(weights) != len(pool.ranges):
+        raise ValueError(
+            f"weights = {list(weights)} must hold one number for each of the {len(pool.ranges)} "
+            "record sets or other sources"
+        )
     ranges = pool.ranges if only is None else [range(len(only))]
     mixture = Mixture([len(part) for part in ranges] if weights is None else weights)
     dataset = stream(ranges, mixture, seed, shuffle, shuffle_window)
@@ -189,9 +238,9 @@ def make_loader(
         read_options=grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD),
         multiprocessing_options=multiprocessing_options,
     )
-    loader = Loader(pool, mixture, iter(elastic))
-    loader.set_state(start_index)
-    return loader
+    opened = loader(pool, mixture, iter(elastic))
+    opened.set_state(start_index)
+    return opened
 
 
 def iterate_once(
@@ -226,8 +275,8 @@ def iterate_once(
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _check_window(record_sets: Sequence[RecordSet], window: int) -> None:
-    """Refuses an order that would fetch a shard for nearly every record."""
+def check_window(record_sets: Sequence[RecordSet], window: int) -> None:
+    """Raises ValueError for an order that would fetch a shard for nearly every record."""
     if window < 0:
         raise ValueError(f"shuffle_window = {window} must be at least 0")
     need = sum(found.cache_need(window or len(found)) for found in record_sets)

@@ -12,6 +12,7 @@ import io
 import json
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -31,7 +32,13 @@ _MAX_INDEX = np.iinfo(np.uint16).max
 
 
 class RecordError(ValueError):
-    """A record, a shard or a record set that cannot be used; the message says which and why."""
+    """A record, a shard or a record set that cannot be used; the message says which and why.
+
+    Attributes:
+      kind: in a word, for counts.
+    """
+
+    kind = "damaged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Record:
       labels: given labels by column name, as text.
       source: path of the file relative to its input, for people.
       picture: of an image the encoded file, which is stored instead of its patches.
+      texts: captions by name, see `data.pairs`.
     """
 
     key: str
@@ -85,6 +93,7 @@ class Record:
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
     picture: bytes | None = None
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("descriptor", "pts", "gaps"):
@@ -132,6 +141,8 @@ def encode_record(record: Record, storage: Storage) -> bytes:
         "labels": record.labels,
         "source": record.source,
     }
+    if record.texts:  # left out else, so that records without texts keep their bytes
+        header["texts"] = record.texts
     tensors = {"descriptor": record.descriptor, "pts": record.pts, "gaps": record.gaps}
     if record.picture is not None:
         tensors["picture"] = np.frombuffer(record.picture, np.uint8)
@@ -141,8 +152,7 @@ def encode_record(record: Record, storage: Storage) -> bytes:
         tensors["patches"] = np.ascontiguousarray(sequence.patches)
     elif record.picture is None:
         tensors["mosaic"] = np.frombuffer(encode_mosaic(sequence.patches, storage), np.uint8)
-    text = json.dumps(header, sort_keys=True, ensure_ascii=False)
-    return safetensors.numpy.save(tensors, metadata={"record": text})
+    return _save(tensors, header)
 
 
 def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None = None) -> Record:
@@ -161,7 +171,7 @@ def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None =
       RecordError: the bytes are damaged, are no record, or are of a version that this program does
         not know.
     """
-    header = _read_header(data)
+    header = read_header(data)
     try:
         tensors = safetensors.numpy.load(data)
         view, budget, picture = tuple(header["view"]), header["budget"], None
@@ -192,6 +202,7 @@ def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None =
             group=None if header["group"] is None else tuple(header["group"]),
             labels=header["labels"],
             source=header["source"],
+            texts=header.get("texts", {}),
         )
     except KeyError as error:
         raise RecordError(f"record {header.get('key')!r} lacks the field {error}") from error
@@ -199,8 +210,46 @@ def decode_record(data: bytes, see: Callable[[Image.Image], np.ndarray] | None =
         raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
 
 
-def _read_header(data: bytes) -> dict:
-    """Our metadata entry of the safetensors header, version checked."""
+def stored_image(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header and the image file of a record of storage `picture`, which is not decoded.
+
+    Raises:
+      RecordError: the bytes are damaged, or the record holds patches.
+    """
+    header = read_header(data)
+    try:
+        return header, safetensors.numpy.load(data)["picture"].tobytes()
+    except KeyError as error:
+        raise RecordError(f"record {header.get('key')!r} lacks the field {error}") from error
+    except safetensors.SafetensorError as error:
+        raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
+
+
+def with_texts(data: bytes, texts: dict[str, str]) -> bytes:
+    """The bytes of a record with other texts and nothing else changed.
+
+    Raises:
+      RecordError: the bytes are damaged.
+    """
+    header = {**read_header(data), "texts": texts}
+    try:
+        tensors = safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
+    return _save(tensors, header)
+
+
+def _save(tensors: dict[str, np.ndarray], header: dict[str, Any]) -> bytes:
+    text = json.dumps(header, sort_keys=True, ensure_ascii=False)
+    return safetensors.numpy.save(tensors, metadata={"record": text})
+
+
+def read_header(data: bytes) -> dict[str, Any]:
+    """What a record says of itself, without its patches: our metadata entry, version checked.
+
+    Raises:
+      RecordError: the bytes are no record, or one of another version.
+    """
     try:
         (size,) = struct.unpack_from("<Q", data)
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["record"])

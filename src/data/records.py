@@ -11,6 +11,7 @@ parts/part-00000-of-00004.json ...     what `codecvit pack` needs to go on, see 
 from __future__ import annotations
 
 import bisect
+import collections
 import functools
 import hashlib
 import json
@@ -272,7 +273,8 @@ def write_set(
       folder: folder or URL of the set.
       description: what the manifest says besides counts: mode, size, patch, budget, options...
       shards: what `ShardWriter.close` said, in order.
-      index: per record its `key`, `length` and `labels`, of a video also `gap`, in order.
+      index: per record its `key`, `length` and `labels`, of a video also `gap`, of a record with
+        texts their names as `texts`, in order.
       failures: one mapping per file that gave no record.
 
     Returns:
@@ -280,6 +282,9 @@ def write_set(
     """
     labels = given_labels([entry["labels"] for entry in index])
     lengths = [entry["length"] for entry in index]
+    texts = collections.Counter(name for entry in index for name in entry.get("texts", ()))
+    if texts:  # left out else, so that sets without texts keep their bytes
+        description = {**description, "texts": dict(sorted(texts.items()))}
     manifest = {
         **description,
         "version": SET_VERSION,

@@ -67,6 +67,7 @@ class Item:
       size: bytes of the file; 0 if it does not exist (packing will list it as failed), and for a
         URL in a table, since asking for each takes long. Of a folder of numbered images the sum.
       rate: frames a second that a folder of numbered images states.
+      texts: captions by name.
     """
 
     key: str
@@ -79,6 +80,7 @@ class Item:
     member: tuple[int, int] | None = None
     size: int = 0
     rate: float | None = None
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def list_items(inputs: Sequence[PathOrUrl], class_folders: bool = False) -> list[Item]:

@@ -183,8 +183,13 @@ class Split:
         self.examples = [example for example in self.examples if len(example.labels) == 1]
 
 
-def annotation_file(root: Path, *names: str) -> Path:
+def annotation_file(root: Path, *names: str, page: str = "docs/probe_data.md") -> Path:
     """The first of these files that is there, in the root or in a folder of the root.
+
+    Args:
+      root: folder of the download.
+      names: of the file.
+      page: that shows the layout, for the message.
 
     Raises:
       ValueError: there is none, or several folders hold one of that name.
@@ -202,7 +207,7 @@ def annotation_file(root: Path, *names: str) -> Path:
             return found[0]
     raise ValueError(
         f"annotation file {' or '.join(names)} is missing: it belongs into {root} or into a folder "
-        "in it, see docs/probe_data.md"
+        f"in it, see {page}"
     )
 
 

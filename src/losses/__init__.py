@@ -1,5 +1,7 @@
 """Training losses."""
 
+from .captioning import captioning
 from .cluster_discrimination import cluster_discrimination
+from .contrastive import contrastive
 
-__all__ = ["cluster_discrimination"]
+__all__ = ["captioning", "cluster_discrimination", "contrastive"]

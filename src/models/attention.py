@@ -1,4 +1,5 @@
-"""Bidirectional attention behind one function, with one entry per implementation.
+"""Attention behind one function, with one entry per implementation: bidirectional, causal or with a
+bidirectional prefix.
 
 An implementation never ignores a mask that it was given: what it does not honour raises.
 
@@ -24,6 +25,7 @@ def attention(
     *,
     lengths_B: jax.Array | None = None,
     segment_ids_BL: jax.Array | None = None,
+    causal_from: int | None = None,
     impl: str = "auto",
 ) -> jax.Array:
     """Softmax attention, scale K^-0.5, softmax in float32.
@@ -32,31 +34,44 @@ def attention(
       q_BLHK, k_BLHK, v_BLHK: queries, keys and values of one dtype.
       lengths_B: number of valid tokens of each row, a prefix; keys past it are not attended to.
       segment_ids_BL: tokens attend to tokens of their own id only (packed rows). Give padding an id
-        of its own.
-      impl: "xla" (any platform), "cudnn" (NVIDIA GPU, half precision, lengths only), "splash" (TPU,
-        rows of a multiple of 128 tokens) or "auto": cudnn or splash where it applies, else xla.
+        of its own; so are rows masked whose valid tokens are no prefix.
+      causal_from: keys from this index on are attended to only by queries at or after them; those
+        before it by all. 0 is causal attention, the length of a prefix is a prefix-LM's, None is
+        bidirectional. It combines with lengths and segment ids.
+      impl: "xla" (any platform), "cudnn" (NVIDIA GPU, half precision, no segment ids, causal_from
+        None or 0), "splash" (TPU, rows of a multiple of 128 tokens) or "auto": cudnn or splash
+        where it applies, else xla.
 
     Returns:
       Array [B, L, H, K] of the queries' dtype. Rows past `lengths_B` hold finite numbers without
       meaning.
 
     Raises:
-      ValueError: the name is unknown, or the implementation can't do what is asked.
+      ValueError: the name is unknown, `causal_from` lies outside the row, or the implementation
+        can't do what is asked.
     """
+    if causal_from is not None and not 0 <= causal_from <= q_BLHK.shape[1]:
+        raise ValueError(
+            f"attention causal_from = {causal_from} must lie in 0..{q_BLHK.shape[1]}, the row's "
+            "tokens; None is bidirectional"
+        )
     if impl == "auto":
-        impl = _choose(q_BLHK, segment_ids_BL)
+        impl = _choose(q_BLHK, segment_ids_BL, causal_from)
     if impl not in IMPLEMENTATIONS:
         known = ", ".join(["auto", *IMPLEMENTATIONS])
         raise ValueError(f"attention impl = {impl!r} is unknown; choose one of {known}")
-    return IMPLEMENTATIONS[impl](q_BLHK, k_BLHK, v_BLHK, lengths_B, segment_ids_BL)
+    return IMPLEMENTATIONS[impl](
+        q_BLHK, k_BLHK, v_BLHK, lengths_B, segment_ids_BL, causal_from=causal_from
+    )
 
 
-def _choose(q_BLHK: jax.Array, segment_ids_BL: jax.Array | None) -> str:
+def _choose(q_BLHK: jax.Array, segment_ids_BL: jax.Array | None, causal_from: int | None) -> str:
     platform = jax.default_backend()
     if platform == "tpu" and q_BLHK.shape[1] % LANES == 0:
         return "splash"
     half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
-    return "cudnn" if platform == "gpu" and half and segment_ids_BL is None else "xla"
+    honoured = half and segment_ids_BL is None and not causal_from
+    return "cudnn" if platform == "gpu" and honoured else "xla"
 
 
 def _xla(
@@ -65,6 +80,8 @@ def _xla(
     v_BLHK: jax.Array,
     lengths_B: jax.Array | None,
     segment_ids_BL: jax.Array | None,
+    *,
+    causal_from: int | None = None,
 ) -> jax.Array:
     """Plain matrix products; materialises the probabilities [B, H, L, L]."""
     scale = q_BLHK.shape[-1] ** -0.5
@@ -77,8 +94,17 @@ def _xla(
     if segment_ids_BL is not None:
         same_BLS = segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]
         logits_BHLS = jnp.where(same_BLS[:, None], logits_BHLS, _MASKED)
+    if causal_from is not None:
+        seen_LS = _seen(q_BLHK.shape[1], causal_from)
+        logits_BHLS = jnp.where(seen_LS, logits_BHLS, _MASKED)
     probs_BHLS = jax.nn.softmax(logits_BHLS, axis=-1).astype(v_BLHK.dtype)
     return jnp.einsum("BHLS,BSHK->BLHK", probs_BHLS, v_BLHK)
+
+
+def _seen(length: int, causal_from: int) -> jax.Array:
+    """Bool [L, S]: which queries attend to which keys."""
+    index = jnp.arange(length)
+    return (index < causal_from) | (index <= index[:, None])
 
 
 def _cudnn(
@@ -87,10 +113,17 @@ def _cudnn(
     v_BLHK: jax.Array,
     lengths_B: jax.Array | None,
     segment_ids_BL: jax.Array | None,
+    *,
+    causal_from: int | None = None,
 ) -> jax.Array:
     """cuDNN's fused attention through jax.nn.dot_product_attention."""
     if segment_ids_BL is not None:
         raise ValueError("attention impl = 'cudnn' takes no segment ids; use impl = 'xla'")
+    if causal_from:
+        raise ValueError(
+            f"attention impl = 'cudnn' is bidirectional or causal throughout, causal_from = "
+            f"{causal_from} is neither; use impl = 'xla'"
+        )
     if jax.default_backend() != "gpu":
         raise ValueError(
             f"attention impl = 'cudnn' needs an NVIDIA GPU, and this is {jax.default_backend()!r}; "
@@ -110,6 +143,7 @@ def _cudnn(
         v_BLHK,
         query_seq_lengths=lengths_B,
         key_value_seq_lengths=lengths_B,
+        is_causal=causal_from == 0,
         implementation="cudnn",
     )
 

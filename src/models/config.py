@@ -1,4 +1,4 @@
-"""Sizes and execution of a ViT: names, fields and their checks.
+"""Sizes and execution of the transformers: names, fields and their checks.
 
 The parameter tree does not depend on how a model is executed (dtype, remat, scan, attention).
 """
@@ -6,13 +6,16 @@ The parameter tree does not depend on how a model is executed (dtype, remat, sca
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import jax
 
 from .attention import IMPLEMENTATIONS
 from .rope import axis_frequencies
 from .splash import RESIDUALS
+
+Config = TypeVar("Config", bound="TransformerConfig")
 
 SIZES = {
     "Ti": {"width": 192, "depth": 12, "num_heads": 3, "mlp_dim": 768},
@@ -47,16 +50,14 @@ full: the block's input."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ViTConfig:
-    """Architecture and execution of a ViT.
+class TransformerConfig:
+    """What every transformer here has in common.
 
     Attributes:
       width: D.
       depth: number of blocks.
-      num_heads: H; width / num_heads must be a multiple of 32.
+      num_heads: H, a divisor of the width.
       mlp_dim: hidden width of the MLPs.
-      patch: side of a patch in pixels.
-      rope_theta: base of the rotary frequencies.
       layer_norm_eps: epsilon of the layer norms.
       dtype: compute dtype, "float32" or "bfloat16"; parameters are float32 either way.
       remat: a name of `REMAT`.
@@ -69,26 +70,57 @@ class ViTConfig:
     depth: int
     num_heads: int
     mlp_dim: int
-    patch: int = 14
-    rope_theta: float = 10000.0
     layer_norm_eps: float = 1e-6
     dtype: str = "float32"
     remat: str = "none"
     scan: bool = True
     attention_impl: str = "auto"
 
+    _COUNTS: ClassVar[tuple[str, ...]] = ("width", "depth", "num_heads", "mlp_dim")
+
     def __post_init__(self) -> None:
-        for field in ("width", "depth", "num_heads", "mlp_dim", "patch"):
+        name = type(self).__name__
+        for field in self._COUNTS:
             if getattr(self, field) < 1:
-                raise ValueError(f"ViTConfig.{field} = {getattr(self, field)} must be at least 1")
+                raise ValueError(f"{name}.{field} = {getattr(self, field)} must be at least 1")
         if self.width % self.num_heads:
             raise ValueError(
-                f"ViTConfig.width = {self.width} must be a multiple of num_heads = {self.num_heads}"
+                f"{name}.width = {self.width} must be a multiple of num_heads = {self.num_heads}"
             )
+        require_known(f"{name}.dtype", self.dtype, ("float32", "bfloat16"))
+        require_known(f"{name}.remat", self.remat, REMAT)
+        require_known(f"{name}.attention_impl", self.attention_impl, ("auto", *IMPLEMENTATIONS))
+
+    @classmethod
+    def with_fields(cls: type[Config], values: Mapping[str, Any]) -> Config:
+        """The configuration of these fields.
+
+        Raises:
+          ValueError: a field is unknown, or a value does not fit.
+        """
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            require_known(f"{cls.__name__}.field", name, fields)
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig(TransformerConfig):
+    """Architecture and execution of a ViT; width / num_heads must be a multiple of 32.
+
+    Attributes:
+      patch: side of a patch in pixels.
+      rope_theta: base of the rotary frequencies.
+    """
+
+    patch: int = 14
+    rope_theta: float = 10000.0
+
+    _COUNTS: ClassVar[tuple[str, ...]] = (*TransformerConfig._COUNTS, "patch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         axis_frequencies(self.width // self.num_heads, self.rope_theta)
-        _require_known("dtype", self.dtype, ("float32", "bfloat16"))
-        _require_known("remat", self.remat, REMAT)
-        _require_known("attention_impl", self.attention_impl, ("auto", *IMPLEMENTATIONS))
 
     @classmethod
     def from_variant(cls, variant: str, **overrides: Any) -> ViTConfig:
@@ -105,20 +137,25 @@ class ViTConfig:
         Raises:
           ValueError: the size or a field is unknown, or a value does not fit.
         """
-        size, _, patch = variant.partition("/")
-        if size not in SIZES or not patch.isdecimal():
-            raise ValueError(
-                f"variant {variant!r} is not SIZE/PATCH, such as 'B/14', with SIZE one of "
-                f"{', '.join(SIZES)}"
-            )
-        fields = [field.name for field in dataclasses.fields(cls)]
-        for name in overrides:
-            _require_known("field", name, fields)
-        return cls(**{**SIZES[size], "patch": int(patch), **overrides})
+        return cls.with_fields({**parse_variant(variant, SIZES), **overrides})
 
 
-def _require_known(field: str, value: str, known: Any) -> None:
-    if value not in known:
+def parse_variant(variant: str, sizes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Fields of "SIZE/PATCH": those of the size, and the patch side in pixels.
+
+    Raises:
+      ValueError: the size is none of `sizes`, or there is no patch side.
+    """
+    size, _, patch = variant.partition("/")
+    if size not in sizes or not patch.isdecimal():
         raise ValueError(
-            f"ViTConfig.{field} = {value!r} is unknown; choose one of {', '.join(known)}"
+            f"variant {variant!r} is not SIZE/PATCH, such as 'B/14', with SIZE one of "
+            f"{', '.join(sizes)}"
         )
+    return {**sizes[size], "patch": int(patch)}
+
+
+def require_known(field: str, value: str, known: Iterable[str]) -> None:
+    """Raises a ValueError that names the field and its choices if the value is none of them."""
+    if value not in known:
+        raise ValueError(f"{field} = {value!r} is unknown; choose one of {', '.join(known)}")

@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 LANES = 128
@@ -32,6 +33,7 @@ def splash(
     lengths_B: jax.Array | None,
     segment_ids_BL: jax.Array | None,
     *,
+    causal_from: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """`attention` by splash attention, forward and backward.
@@ -40,8 +42,8 @@ def splash(
     partition it. Padding is a segment of its own, so that no row is without a valid key.
 
     Args:
-      q_BLHK, k_BLHK, v_BLHK, lengths_B, segment_ids_BL: as for `attention`; segment ids are not
-        negative.
+      q_BLHK, k_BLHK, v_BLHK, lengths_B, segment_ids_BL, causal_from: as for `attention`; with
+        lengths, segment ids are not negative.
       interpret: run the kernel step by step on any platform, slowly: for tests.
 
     Raises:
@@ -62,7 +64,7 @@ def splash(
     if lengths_B is not None:
         ids_BL = jnp.where(jnp.arange(L) < lengths_B[:, None], ids_BL, _PADDING)
 
-    run = functools.partial(_run, interpret=interpret)
+    run = functools.partial(_run, causal_from=causal_from, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
         batch = tuple(axis for axis in _BATCH_AXES if axis in mesh.axis_names)
@@ -79,7 +81,13 @@ def splash(
 
 
 def _run(
-    q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, ids_BL: jax.Array, *, interpret: bool
+    q_BLHK: jax.Array,
+    k_BLHK: jax.Array,
+    v_BLHK: jax.Array,
+    ids_BL: jax.Array,
+    *,
+    causal_from: int | None,
+    interpret: bool,
 ) -> jax.Array:
     """The kernel on one device; the queries are scaled."""
     # Imported here: only a TPU needs it.
@@ -90,8 +98,15 @@ def _run(
 
     L, H = q_BLHK.shape[1:3]
     block = next(size for size in _BLOCKS if L % size == 0)
+    if causal_from is None:
+        mask = masks.FullMask((L, L))
+    elif causal_from == 0:
+        mask = masks.CausalMask((L, L))
+    else:
+        index = np.arange(L)
+        mask = masks.NumpyMask((index < causal_from) | (index <= index[:, None]))
     kernel = kernels.make_splash_mha(
-        masks.MultiHeadMask([masks.FullMask((L, L)) for _ in range(H)]),
+        masks.MultiHeadMask([mask] * H),
         head_shards=1,
         q_seq_shards=1,
         residual_checkpoint_name=RESIDUALS,

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .attention import attention
-from .config import REMAT, ViTConfig
+from .config import ViTConfig
 from .mlp import Mlp, linear
 from .pooling import AttentionPool
 from .rope import apply_rope, rope_table
+from .transformer import layer_norm, stacked
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -69,8 +70,8 @@ class Block(nn.Module):
     def __call__(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         """Returns the new x and, for the scan to stack, the same or None."""
         cfg = self.config
-        x = x_BLD + Attention(cfg, name="attn")(_layer_norm(cfg, "norm1")(x_BLD), context)
-        x = x + Mlp(cfg.mlp_dim, cfg.dtype, name="mlp")(_layer_norm(cfg, "norm2")(x))
+        x = x_BLD + Attention(cfg, name="attn")(layer_norm(cfg, "norm1")(x_BLD), context)
+        x = x + Mlp(cfg.mlp_dim, cfg.dtype, name="mlp")(layer_norm(cfg, "norm2")(x))
         return x, (x if self.collect else None)
 
 
@@ -117,15 +118,16 @@ class ViT(nn.Module):
             segment ids are both given, or ids without their number.
         """
         cfg = self.config
-        _require_patches(patches_BLP, cfg.patch)
+        require_patches(patches_BLP, cfg.patch)
         embed = linear(cfg.width, cfg.dtype, "patch_embed", use_bias=False)
-        x = _layer_norm(cfg, "layernorm_pre")(embed(normalise(patches_BLP)))
+        x = layer_norm(cfg, "layernorm_pre")(embed(normalise(patches_BLP)))
         first = x
         # Once, outside of the scan: the angles are the same in every layer.
         rope = rope_table(positions_BL3, cfg.width // cfg.num_heads, cfg.rope_theta)
         context = Context(rope, lengths_B, segment_ids_BL)
-        x, layers = self._blocks(collect=hidden_states)(x, context)
-        tokens = _layer_norm(cfg, "layernorm_post")(x)
+        blocks = stacked(Block, cfg, self.is_initializing())
+        x, layers = blocks(cfg, hidden_states, name="blocks")(x, context)
+        tokens = layer_norm(cfg, "layernorm_post")(x)
         valid_BSL = _valid_tokens(tokens.shape[:2], lengths_B, segment_ids_BL, num_segments)
         pool = AttentionPool(cfg.num_heads, cfg.mlp_dim, cfg.dtype, name="head")
         pooled_BSD = pool(tokens, valid_BSL)
@@ -140,52 +142,17 @@ class ViT(nn.Module):
             out["hidden_states"] = [first, *layers]
         return out
 
-    def _blocks(self, collect: bool) -> nn.Module:
-        cfg, block = self.config, Block
-        # Not while initialising: the parameters would be stored after the cast, and the float32
-        # masters lost.
-        if not self.is_initializing():
-            block = nn.map_variables(block, "params", trans_in_fn=cast_and_gather(cfg.dtype))
-        block = nn.remat(block, prevent_cse=not cfg.scan, policy=REMAT[cfg.remat])
-        scan = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=cfg.depth,
-            unroll=1 if cfg.scan else cfg.depth,
-        )
-        return scan(cfg, collect, name="blocks")
 
-
-def normalise(patches_BLP: jax.Array) -> jax.Array:
+def normalise(
+    patches_BLP: jax.Array,
+    mean: tuple[float, float, float] = IMAGE_MEAN,
+    std: tuple[float, float, float] = IMAGE_STD,
+) -> jax.Array:
     """uint8 -> float32 (x/255 - mean) / std; the last axis runs over channels fastest."""
     repeats = patches_BLP.shape[-1] // 3
-    scale = np.tile(1 / (255 * np.array(IMAGE_STD)), repeats).astype(np.float32)
-    shift = np.tile(np.array(IMAGE_MEAN) / np.array(IMAGE_STD), repeats).astype(np.float32)
+    scale = np.tile(1 / (255 * np.array(std)), repeats).astype(np.float32)
+    shift = np.tile(np.array(mean) / np.array(std), repeats).astype(np.float32)
     return patches_BLP.astype(jnp.float32) * scale - shift
-
-
-def cast_and_gather(dtype: str) -> Any:
-    """One layer's parameters as the layer computes with them, made inside of the scan: one layer at
-    a time.
-
-    Matrices are cast to `dtype` first, so that the gather from a sharded mesh moves the smaller
-    type; vectors (biases and norms) stay float32. Without a mesh nothing is gathered.
-    """
-
-    def transform(variables: Any) -> Any:
-        sharded = not jax.sharding.get_abstract_mesh().empty
-
-        def leaf(w: jax.Array) -> jax.Array:
-            w = w.astype(dtype) if w.ndim > 1 else w
-            if sharded:
-                w = jax.lax.with_sharding_constraint(w, jax.sharding.PartitionSpec())
-            return w
-
-        return jax.tree.map(leaf, variables)
-
-    return transform
 
 
 def _valid_tokens(
@@ -207,14 +174,8 @@ def _valid_tokens(
     return (jnp.arange(shape[1]) < lengths_B[:, None])[:, None]
 
 
-def _layer_norm(cfg: ViTConfig, name: str) -> nn.LayerNorm:
-    # Two passes: E[x^2] - E[x]^2 cancels in float32 where the mean is large.
-    return nn.LayerNorm(
-        epsilon=cfg.layer_norm_eps, dtype=cfg.dtype, use_fast_variance=False, name=name
-    )
-
-
-def _require_patches(patches_BLP: jax.Array, patch: int) -> None:
+def require_patches(patches_BLP: jax.Array, patch: int) -> None:
+    """Raises a ValueError unless the patches are uint8 of side `patch`."""
     if patches_BLP.dtype != jnp.uint8:
         raise ValueError(
             f"patches must be uint8 (they are normalised here), got {patches_BLP.dtype}"

@@ -18,7 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from ..models.config import ViTConfig
 from .mesh import path_name
 from .run_config import CheckpointConfig, InitConfig
 
@@ -194,17 +193,68 @@ def restore_params(path: str | Path, *, ema: bool = False) -> tuple[dict[str, An
     return ocp.load_checkpointables(folder, {tree: abstract})[tree], dict(saved.custom_metadata)
 
 
-def save_params(path: str | Path, params: dict[str, Any], metadata: dict[str, Any]) -> None:
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The JSON values that were saved with a checkpoint.
+
+    Args:
+      path: a work directory or one checkpoint of it.
+
+    Raises:
+      ValueError: there is no checkpoint, or it is torn.
+    """
+    return dict(_read_metadata(find_checkpoint(path)).custom_metadata)
+
+
+def restore_rest(path: str | Path, prefix: str) -> dict[str, np.ndarray]:
+    """Arrays of a checkpoint outside of the encoder, without reading the others.
+
+    Args:
+      path: a work directory or one checkpoint of it.
+      prefix: of their path names, such as "params/text/".
+
+    Returns:
+      The arrays by path name without the prefix; empty where there is none.
+
+    Raises:
+      ValueError: there is no checkpoint, or it is torn.
+    """
+    folder = find_checkpoint(path)
+    train = _read_metadata(folder).metadata.get("train", {})  # an imported encoder has none
+    wanted = {
+        key: np.zeros(leaf.shape, leaf.dtype)
+        for key, leaf in train.items()
+        if key.startswith(prefix)
+    }
+    if not wanted:
+        return {}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = ocp.load_checkpointables(folder, {"train": wanted})["train"]
+    return {key.removeprefix(prefix): np.asarray(leaf) for key, leaf in loaded.items()}
+
+
+def save_params(
+    path: str | Path,
+    params: dict[str, Any],
+    metadata: dict[str, Any],
+    rest: dict[str, np.ndarray] | None = None,
+) -> None:
     """Writes an encoder as a checkpoint without heads, optimiser and counters.
 
     Args:
       path: its folder, which must not exist; it appears whole.
       params: the encoder's parameter tree.
       metadata: JSON values; `metadata["config"]["model"]` is the encoder's configuration.
+      rest: further arrays by path name, such as "params/text/pos_embedding"; config.init.parts
+        takes parameters of them over.
     """
-    arrays = {"encoder": len(jax.tree.leaves(params))}
+    trees: dict[str, Any] = {"encoder": params}
+    if rest:
+        trees["train"] = rest
+    arrays = {name: len(jax.tree.leaves(tree)) for name, tree in trees.items()}
     ocp.save_checkpointables(
-        Path(path).absolute(), {"encoder": params}, custom_metadata={**metadata, "arrays": arrays}
+        Path(path).absolute(), trees, custom_metadata={**metadata, "arrays": arrays}
     )
 
 
@@ -214,39 +264,35 @@ def head_centres(path: str | Path, head: str) -> np.ndarray:
     Raises:
       ValueError: there is no checkpoint, or no such head in it.
     """
-    folder = find_checkpoint(path)
-    saved = _read_metadata(folder)
-    key = f"params/heads/{head}/centres"
-    train = saved.metadata.get("train", {})  # an imported checkpoint has none
-    if key not in train:
+    heads = restore_rest(path, f"params/heads/{head}/")
+    if "centres" not in heads:
+        folder = find_checkpoint(path)
+        train = _read_metadata(folder).metadata.get("train", {})
         names = [name.split("/") for name in train]
-        heads = sorted({name[2] for name in names if name[:2] == ["params", "heads"]})
-        raise ValueError(f"{folder} has no head {head!r}; it has {', '.join(heads) or 'none'}")
-    leaf = train[key]
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-        wanted = {"train": {key: np.zeros(leaf.shape, leaf.dtype)}}
-        return np.asarray(ocp.load_checkpointables(folder, wanted)["train"][key])
+        known = sorted({name[2] for name in names if name[:2] == ["params", "heads"]})
+        raise ValueError(f"{folder} has no head {head!r}; it has {', '.join(known) or 'none'}")
+    return heads["centres"]
 
 
-def require_same_encoder(checkpoint: str, model: ViTConfig) -> None:
+def require_same_encoder(checkpoint: str, model: Any) -> None:
     """Compares what the shapes of the parameters don't show.
 
     Args:
       checkpoint: a work directory or one checkpoint of it.
-      model: what a run is about to compute with the parameters.
+      model: the encoder's configuration in the run that is about to take the parameters over.
 
     Raises:
       ValueError: they were trained with other heads, frequencies or epsilon.
     """
     folder = find_checkpoint(checkpoint)
     trained = _read_metadata(folder).custom_metadata["config"]["model"]
+    trained = trained.get("vision", trained)  # of an image-text run
     for field in ("num_heads", "rope_theta", "layer_norm_eps"):
-        if trained[field] != getattr(model, field):
+        there, here = trained.get(field), getattr(model, field, None)
+        if there != here:
             raise ValueError(
-                f"{folder} was trained with model.{field} = {trained[field]}, config.model.{field} "
-                f"= {getattr(model, field)}: set it to the same"
+                f"{folder} was trained with {field} = {there}, the encoder of this run has {field} "
+                f"= {here}: set it to the same"
             )
 
 

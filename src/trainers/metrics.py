@@ -18,7 +18,7 @@ JSONL = "metrics.jsonl"
 WANDB_ID = "wandb_id"
 # What a line on the terminal names; the files have everything.
 SHOWN = ("train/loss", "train/nan_steps", "perf/samples_per_second", "perf/mfu")
-SHOWN += ("probe/", "val/", "test/")
+SHOWN += ("probe/", "val/", "test/", "zero_shot/", "retrieval/")
 
 
 class MetricWriter:

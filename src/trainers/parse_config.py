@@ -53,7 +53,9 @@ def require(condition: bool, path: str, value: Any, remedy: str = "") -> None:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, types.UnionType):  # X | None
+    if isinstance(hint, types.UnionType):  # X | None, or dataclasses that are made already
+        if dataclasses.is_dataclass(value) and isinstance(value, hint):
+            return value
         return None if value is None else _convert(args[0], value, path)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, path)

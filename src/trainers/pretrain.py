@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from ..files import write_json
 from . import mesh as meshes
-from .checkpoints import Checkpoints, initialise, require_same_encoder
+from .checkpoints import Checkpoints
 from .command import run_command
 from .dry_run import dry_run
 from .loop import Loop
@@ -29,6 +29,7 @@ from .pretrain_config import PretrainConfig
 from .pretrain_sources import open_sources, step_work
 from .pretrain_step import init_state, make_train_step
 from .probe.records import RecordProbe
+from .start import count_parameters, start_state
 from .update import State
 
 
@@ -59,22 +60,13 @@ def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str
     sources = open_sources(config)
     probes = {name: RecordProbe(probe, mesh) for name, probe in config.probes.items()}
 
-    # --- State, laid out over the mesh ---------------------------------------------------------
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda k: init_state(config, k), key)
-    shardings = meshes.shard_tree(shapes, mesh, config.mesh)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]["encoder"]))
-
-    # --- Parameters: this work directory's checkpoint, else config.init's, else random ---------
+    # --- State: this work directory's checkpoint, else config.init's, else random --------------
     checkpoints = Checkpoints(workdir, config.checkpoint)
-    state, metadata = checkpoints.restore(meshes.abstract(shapes, shardings))
-    if state is None:
-        state = jax.jit(lambda k: init_state(config, k), out_shardings=shardings)(key)
-        if config.init.checkpoint:
-            require_same_encoder(config.init.checkpoint, config.model)
-            state = initialise(config.init, state)
-    else:
-        sources.set_state(metadata["data"])
+    state, shardings, position = start_state(
+        config, mesh, checkpoints, lambda key: init_state(config, key), config.model
+    )
+    if position is not None:
+        sources.set_state(position)
     start_step = int(state["step"])
     if jax.process_index() == 0:
         write_json(workdir / "config.json", config.to_dict())
@@ -105,8 +97,8 @@ def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str
         evaluate=evaluate,
     )
     loop.note(
-        f"{num_params:,} encoder parameters, {mesh.size} {jax.devices()[0].device_kind} device(s), "
-        + f"steps {start_step} to {config.total_steps}"
+        f"{count_parameters(state['params']['encoder']):,} encoder parameters, {mesh.size} "
+        f"{jax.devices()[0].device_kind} device(s), steps {start_step} to {config.total_steps}"
     )
     return loop.run(state, train_step)
 

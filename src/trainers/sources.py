@@ -89,5 +89,5 @@ class Sources:
 
 
 def on_device(rows: Rows) -> Rows:
-    """What the step needs of a batch; the records' index stays on the host."""
-    return {key: values for key, values in rows.items() if key != "index"}
+    """A batch as the step takes it: jax has no 64-bit integers, so the index becomes 32-bit."""
+    return {**rows, "index": rows["index"].astype(np.int32)}

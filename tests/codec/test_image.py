@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,6 +33,18 @@ def test_exif_orientation_is_honoured(tmp_path, texture):
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     Image.fromarray(np.rot90(upright)).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", 60), upright)
+
+
+def test_exif_of_wrong_types_is_damage(tmp_path):
+    """Pillow's own code fails on it, with errors of no common class."""
+    entries = [
+        struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0),  # orientation, so that the EXIF is rewritten
+        struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0"),  # a resolution that is a text
+    ]
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(MediaError, match=r"a\.jpg: cannot be read as an image"):
+        read_image(tmp_path / "a.jpg", 14)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])

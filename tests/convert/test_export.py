@@ -15,7 +15,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import codecvit
 from codecvit.convert import torch_input
-from codecvit.convert.export import FILES, export, main
+from codecvit.convert.export import export
+from codecvit.convert.export_verb import main
+from codecvit.convert.folder import ENCODER_FILES
 from codecvit.convert.load import load, read_checkpoint
 from codecvit.convert.names import to_hf
 from codecvit.convert.weights import read_safetensors
@@ -180,7 +182,7 @@ def test_processor_settings_are_the_published_ones(small, tmp_path):
 
 def test_folder_holds_these_files_and_a_card(small, tmp_path):
     folder = export(*small[::-1], tmp_path / "card", training={"optim": {"lr": 0.125}})
-    assert {entry.name for entry in folder.iterdir()} == FILES
+    assert {entry.name for entry in folder.iterdir()} == ENCODER_FILES
     assert not [entry for entry in tmp_path.iterdir() if entry.name != "card"]
     card = (folder / "README.md").read_text()
     assert '"lr": 0.125' in card
@@ -232,7 +234,7 @@ def test_an_earlier_export_is_replaced_and_another_folder_is_not(small, tmp_path
         export(params, config, out)
     same_trees(load(out).params, other)
     export(params, config, out, overwrite=True)
-    assert {entry.name for entry in out.iterdir()} == FILES
+    assert {entry.name for entry in out.iterdir()} == ENCODER_FILES
     same_trees(load(out).params, params)
 
     (tmp_path / "file").write_text("")

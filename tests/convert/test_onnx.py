@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from codecvit.convert import torch_input
-from codecvit.convert.export import FILES, export, main
+from codecvit.convert.export import export
+from codecvit.convert.export_verb import main
+from codecvit.convert.folder import ENCODER_FILES
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def session(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     export(*small[::-1], folder / "plain", dtype="bfloat16")
     assert main([str(folder / "plain"), "--out", str(folder / "out"), "--onnx"]) == 0
-    assert {path.name for path in (folder / "out").iterdir()} == FILES | {"model.onnx"}
+    assert {path.name for path in (folder / "out").iterdir()} == ENCODER_FILES | {"model.onnx"}
     assert main([str(folder / "plain"), "--out", str(folder / "out")]) == 0  # replaced
     assert not (folder / "out" / "model.onnx").exists()
     export(*small[::-1], folder / "graph", onnx=True)

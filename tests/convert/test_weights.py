@@ -7,8 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 from transformers import AutoModel
 
-from codecvit.convert.export import FILES, export
-from codecvit.convert.export import main as export_verb
+from codecvit.convert.export import export
+from codecvit.convert.export_verb import main as export_verb
+from codecvit.convert.folder import ENCODER_FILES
 from codecvit.convert.names import to_hf
 from codecvit.convert.weights import parse_size, read_weights, write_weights
 
@@ -43,7 +44,7 @@ def test_a_sharded_export_is_replaced_whole(small, tmp_path):
     out = tmp_path / "out"
     export(*small[::-1], out, shard_size="50KB")
     export(*small[::-1], out)
-    assert {entry.name for entry in out.iterdir()} == FILES
+    assert {entry.name for entry in out.iterdir()} == ENCODER_FILES
 
 
 def test_a_tensor_above_the_limit_has_its_own_file(tmp_path):

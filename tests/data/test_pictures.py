@@ -10,6 +10,7 @@ from PIL import Image
 
 from codecvit.__main__ import main
 from codecvit.codec.errors import MediaError
+from codecvit.codec.image import open_image
 from codecvit.codec.pack import pack_image
 from codecvit.data.augment import AugmentConfig, flip_sequence
 from codecvit.data.pictures import crop_picture, stored_picture
@@ -57,21 +58,25 @@ def take(count, record_set, **options):
         return [next(batches) for _ in range(count)]
 
 
+def stored(path, side):
+    return stored_picture(path.read_bytes(), open_image(path, path), side)
+
+
 def test_small_jpeg_and_png_files_are_stored_as_they_are(image_files):
     for name in ("0.png", "1.jpg"):
         path = image_files / name
-        assert stored_picture(path, 100) == path.read_bytes()
+        assert stored(path, 100) == path.read_bytes()
 
 
 def test_large_pictures_are_scaled_down_and_others_become_jpeg(image_files, tmp_path):
-    small = Image.open(io.BytesIO(stored_picture(image_files / "2.png", 100)))
+    small = Image.open(io.BytesIO(stored(image_files / "2.png", 100)))
     assert (small.size, small.format) == ((150, 100), "JPEG")
     Image.fromarray(gradient(40, 30)).save(tmp_path / "x.bmp")
-    kept = Image.open(io.BytesIO(stored_picture(tmp_path / "x.bmp", 100)))
+    kept = Image.open(io.BytesIO(stored(tmp_path / "x.bmp", 100)))
     assert (kept.size, kept.format) == ((40, 30), "JPEG")
     (tmp_path / "y.jpg").write_bytes(b"no image")
     with pytest.raises(MediaError, match=r"y\.jpg"):
-        stored_picture(tmp_path / "y.jpg", 100)
+        stored(tmp_path / "y.jpg", 100)
 
 
 def test_without_augmentation_the_patches_are_those_of_the_file(image_set, image_files):

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from codecvit.data.record import RecordError, Storage, decode_record, encode_record
+from codecvit.data.record import RecordError, Storage, decode_record, encode_record, with_texts
 
 
 def _header_of(data: bytes) -> dict:
@@ -44,6 +44,21 @@ def test_lossless_storage_gives_back_everything(make_record, kind, patch, length
     np.testing.assert_array_equal(back.descriptor, record.descriptor)
     np.testing.assert_array_equal(back.pts, record.pts)
     np.testing.assert_array_equal(back.gaps, record.gaps)
+
+
+def test_texts_are_kept_and_can_be_added(make_record):
+    """Without any the bytes are as before there were texts; added ones give the packed bytes."""
+    texts = {"text_0": "a seven\nover flowers", "text_1": "\u00e9\u4e2d \U0001f600"}
+    plain, storage = make_record(3), Storage("png")
+    data = encode_record(dataclasses.replace(plain, texts=texts), storage)
+    assert decode_record(data).texts == texts
+    without = encode_record(plain, storage)
+    assert "texts" not in json.loads(_header_of(without)["__metadata__"]["record"])
+    assert decode_record(without).texts == {}
+    assert with_texts(without, texts) == data
+    assert with_texts(data, {"text_0": "b"}) != data
+    with pytest.raises(RecordError, match="no CodecViT record"):
+        with_texts(data[:20], texts)
 
 
 def test_a_group_is_kept(make_record):

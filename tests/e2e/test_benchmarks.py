@@ -56,3 +56,14 @@ def test_a_small_ladder(tmp_path):
     )  # cheap steps, for half the compute
     assert low_to_high["tflops"] == pytest.approx(high["tflops"], rel=0.1)
     assert printed.count("| Ti |") == 2
+
+
+def test_contrastive_and_caption_losses_beside_plain_ones():
+    """The script itself compares values and gradients; pieces cost less memory than the whole."""
+    sizes = ["--batches", 256, "--embed", 16, "--captions", 8, "--tokens", 16, "--words", 999]
+    printed = run(
+        "contrastive.py", *sizes, "--width", 16, "--piece", 48, "--chunk", 16, "--repeats", 1
+    )
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["| softmax", "| sigmoid", "| caption"]
+    assert all(float(row[4]) > 1.5 for row in rows), printed

@@ -15,7 +15,7 @@ import pytest
 
 import codecvit
 from codecvit.__main__ import main as codecvit_main
-from codecvit.convert.export import main as export
+from codecvit.convert.export_verb import main as export
 from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoints import find_checkpoint
@@ -25,7 +25,8 @@ from codecvit.trainers.pretrain import pretrain, train_on_mesh
 from codecvit.trainers.pretrain_config import PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs"
-OTHERS = ("__init__", "common", "probe")  # the probe's is run in tests/trainers/probe
+# The probe's is run in tests/trainers/probe, openvision's in test_openvision.py.
+OTHERS = ("__init__", "common", "openvision", "probe")
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in OTHERS)
 
 
@@ -118,6 +119,7 @@ def stages(tmp_path_factory):
     return sets
 
 
+@pytest.mark.slow  # each stage trains in test_a_shipped_config_trains_and_exports too
 def test_both_stages_run_locally_one_after_the_other(stages, tmp_path):
     one = run_local("stage1_images", f"records={stages / 'image'}", tmp_path / "one")
     assert one["train/images/loss"] < first_loss(tmp_path / "one")

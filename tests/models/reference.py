@@ -1,4 +1,4 @@
-"""The encoder in float64 numpy: textbook formulas, sharing no code with the package."""
+"""The towers in float64 numpy: textbook formulas, sharing no code with the package."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def linear(x, p):
 
 def mlp(x, p):
     h = linear(x, p["fc1"])
-    return linear(h * 0.5 * (1 + erf(h / math.sqrt(2))), p["fc2"])
+    return linear(gelu_exact(h), p["fc2"])
 
 
 def head(x, p, heads):
@@ -89,6 +89,70 @@ def vit(params, patches, positions, heads, eps=1e-6, theta=10000.0):
         states.append(x)
     tokens = layer_norm(x, params["layernorm_post"], eps)
     return tokens, head(tokens, params["head"], heads), states
+
+
+def blocks(x, stacked, heads, allowed, activation):
+    """Pre-norm blocks without a position code: x [L, D], allowed bool [L, L]."""
+    L, D = x.shape
+    for i in range(len(stacked["norm1"]["scale"])):
+        p = _layer(stacked, i)
+        q, k, v = np.split(linear(layer_norm(x, p["norm1"]), p["attn"]["qkv"]), 3, axis=-1)
+        y = attend(*(a.reshape(L, heads, -1) for a in (q, k, v)), allowed)
+        x = x + linear(y.reshape(L, D), p["attn"]["out"])
+        h = linear(layer_norm(x, p["norm2"]), p["mlp"]["fc1"])
+        x = x + linear(activation(h), p["mlp"]["fc2"])
+    return x
+
+
+def gelu_exact(h):
+    return h * 0.5 * (1 + erf(h / math.sqrt(2)))
+
+
+def gelu_tanh(h):
+    return 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
+
+
+def sincos(position, width):
+    """Of one patch (t, h, w): sin w, cos w, sin h, cos h at frequencies 1 ... 1/10000."""
+    _, h, w = position
+    n = width // 4
+    omega = [10000 ** (-i / (n - 1)) for i in range(n)]
+    return np.array([f(x * o) for x in (w, h) for f in (math.sin, math.cos) for o in omega])
+
+
+def openvision(params, patches, positions, heads):
+    """One row: uint8 [L, P*P*3], int [L, 3] -> tokens [L, D] before the norm, pooled [D]."""
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    pixels = (patches.reshape(len(patches), -1, 3) / 255.0 - mean) / std
+    x = pixels.reshape(len(patches), -1) @ params["patch_embed"]["kernel"]
+    x = x + np.stack([sincos(p, x.shape[1]) for p in positions])
+    x = np.concatenate([params["cls"][None], x])
+    x = blocks(x, params["blocks"], heads, np.ones((len(x), len(x)), bool), gelu_exact)[1:]
+    return x, layer_norm(x.mean(0), params["layernorm_post"])
+
+
+def text(params, ids, heads):
+    """One row of ids [T] -> tokens [T, D] before the norm, pooled [E]."""
+    x = params["token_embed"]["embedding"][ids] + params["pos_embedding"]
+    x = blocks(x, params["blocks"], heads, np.ones((len(x), len(x)), bool), gelu_tanh)
+    return x, layer_norm(x[-1], params["layernorm_post"]) @ params["head"]["kernel"]
+
+
+def captions(params, image_tokens, context, heads):
+    """One row of the decoder; context: text tokens [T, D] (queries) or ids [O] (causal)."""
+    prefix = [image_tokens @ params["image_proj"]["kernel"]]
+    if "queries" in params:
+        prefix.append(context[:-1] @ params["text_proj"]["kernel"])
+        outputs = params["queries"]
+    else:
+        embedding = params["token_embed"]["embedding"]
+        outputs = np.stack([params["start"], *(embedding[i] for i in context[:-1])])
+    x = np.concatenate([*prefix, outputs])
+    n = len(x) - len(outputs)
+    query, key = np.mgrid[: len(x), : len(x)]
+    allowed = (key < n) | (key <= query)
+    x = blocks(x, params["blocks"], heads, allowed, gelu_tanh)
+    return layer_norm(x[n:], params["layernorm_post"])
 
 
 def _layer(tree, i):

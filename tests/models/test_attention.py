@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
 
+from codecvit.models.attention import _choose as choose
 from codecvit.models.attention import attention
 from codecvit.models.splash import splash
 
 B, L, H, K = 3, 24, 2, 32
 LENGTHS = np.array([24, 9, 1], np.int32)
 SEGMENTS = np.array([[0] * 24, [0] * 5 + [1] * 12 + [2] * 7, [3] * 20 + [1] * 4], np.int32)
+# A decoder masks the padding of the images in its prefix by segments.
+KINDS = [
+    "none", "lengths", "segments", "lengths+segments", "causal", "causal+lengths", "prefix",
+    "prefix+lengths", "prefix+segments", "prefix+lengths+segments",
+]  # fmt: skip
 on_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
 
 
@@ -29,9 +38,14 @@ def masks(kind):
         return {"lengths_B": LENGTHS}, allowed
     if kind == "segments":
         return {"segment_ids_BL": SEGMENTS}, SEGMENTS[:, :, None] == SEGMENTS[:, None]
-    if kind == "both":
-        (a, allow_a), (b, allow_b) = masks("lengths"), masks("segments")
-        return a | b, allow_a & allow_b
+    if kind in ("causal", "prefix"):
+        prefix = 0 if kind == "causal" else 10
+        query, key = np.mgrid[:L, :L]
+        allowed = (key < prefix) | (key <= query)
+        return {"causal_from": prefix}, np.broadcast_to(allowed, (B, L, L))
+    if "+" in kind:
+        options, allowed = zip(*map(masks, kind.split("+")), strict=True)
+        return functools.reduce(operator.or_, options), functools.reduce(operator.and_, allowed)
     return {}, np.ones((B, L, L), bool)
 
 
@@ -50,7 +64,7 @@ def dense_gradients(q, k, v, g, allowed):
     )
 
 
-@pytest.mark.parametrize("kind", ["none", "lengths", "segments", "both"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("impl", ["xla", "auto"])
 def test_equals_dense_reference(impl, kind):
     q, k, v, g = inputs()
@@ -110,6 +124,11 @@ def test_what_is_not_honoured_raises():
         attention(q, k, v, impl="flash")
     with pytest.raises(ValueError, match="takes no segment ids"):
         attention(q, k, v, segment_ids_BL=SEGMENTS, impl="cudnn")
+    with pytest.raises(ValueError, match="causal_from = 10 is neither; use impl = 'xla'"):
+        attention(q, k, v, causal_from=10, impl="cudnn")
+    for wrong in (-1, L + 1):
+        with pytest.raises(ValueError, match=rf"causal_from = {wrong} must lie in 0..{L}"):
+            attention(q, k, v, causal_from=wrong)
     if jax.default_backend() != "tpu":
         with pytest.raises(ValueError, match="needs a TPU"):
             attention(q, k, v, impl="splash")
@@ -120,6 +139,17 @@ def test_what_is_not_honoured_raises():
             attention(q, k, v, impl="cudnn")
 
 
+def test_auto_gives_each_what_it_honours(monkeypatch):
+    """A prefix goes to XLA on a GPU, causal attention to cuDNN; splash takes both."""
+    q = jnp.zeros((1, 128, 1, 64), jnp.bfloat16)
+    chosen = {}
+    for platform in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        chosen[platform] = [choose(q, None, causal_from) for causal_from in (None, 0, 10)]
+    assert chosen["cpu"] == ["xla"] * 3 and chosen["tpu"] == ["splash"] * 3
+    assert chosen["gpu"] == ["cudnn", "cudnn", "xla"]
+
+
 @on_gpu
 def test_cudnn_takes_half_precision_only():
     q, k, v, _ = inputs()
@@ -128,8 +158,10 @@ def test_cudnn_takes_half_precision_only():
 
 
 @on_gpu
+@pytest.mark.parametrize("causal_from", [None, 0])
 @pytest.mark.parametrize("lengths", [None, LENGTHS, np.array([24, 0, 3], np.int32)])
-def test_cudnn_equals_xla(lengths):
+def test_cudnn_equals_xla(lengths, causal_from):
+    masks = {"lengths_B": lengths, "causal_from": causal_from}
     *qkv, g = (jnp.asarray(a, jnp.bfloat16) for a in inputs())
     rows = np.full(B, L) if lengths is None else lengths
     valid = (np.arange(L) < rows[:, None])[:, :, None, None]
@@ -137,7 +169,7 @@ def test_cudnn_equals_xla(lengths):
     for impl in ("xla", "cudnn"):
 
         def run(*qkv, impl=impl):
-            return jnp.where(valid, attention(*qkv, lengths_B=lengths, impl=impl), 0)
+            return jnp.where(valid, attention(*qkv, **masks, impl=impl), 0)
 
         out, vjp = jax.vjp(run, *qkv)
         results.append([np.asarray(a, np.float32) for a in (out, *vjp(g))])

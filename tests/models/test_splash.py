@@ -35,21 +35,23 @@ def masks(kind, L):
 # Blocks of 128 once and several times; then the rows of the configs: 256 tokens of a 224-pixel
 # image (one block of 256) and 1,024 of a 448-pixel one (two of 512, as four at 2,048).
 @pytest.mark.parametrize(
-    ("kind", "L"),
-    [(kind, L) for L in (128, 384) for kind in ("none", "lengths", "segments", "both")]
-    + [("lengths", 256), ("both", 1024)],
+    ("kind", "L", "causal_from"),
+    [(kind, L, None) for L in (128, 384) for kind in ("none", "lengths", "segments", "both")]
+    + [("lengths", 256, None), ("both", 1024, None)]
+    + [("none", 384, 0), ("none", 384, 200), ("lengths", 128, 40), ("segments", 384, 200)],
 )
-def test_equals_xla_forward_and_backward(kind, L):
+def test_equals_xla_forward_and_backward(kind, L, causal_from):
     *qkv, g = inputs(L)
     lengths, segments = masks(kind, L)
     valid = np.ones((B, L), bool) if lengths is None else np.arange(L) < lengths[:, None]
     g = g * valid[:, :, None, None]
 
     def run_splash(q, k, v):
-        return splash(q, k, v, lengths, segments, interpret=True)
+        return splash(q, k, v, lengths, segments, causal_from=causal_from, interpret=True)
 
     def run_xla(q, k, v):
-        return attention(q, k, v, lengths_B=lengths, segment_ids_BL=segments, impl="xla")
+        masks = {"lengths_B": lengths, "segment_ids_BL": segments, "causal_from": causal_from}
+        return attention(q, k, v, **masks, impl="xla")
 
     results = []
     for run in (run_splash, run_xla):
@@ -60,12 +62,14 @@ def test_equals_xla_forward_and_backward(kind, L):
         np.testing.assert_allclose(got, want, atol=5e-6)
 
 
-def test_a_mesh_splits_rows_and_heads_without_changing_them():
+@pytest.mark.parametrize("causal_from", [None, 50])
+def test_a_mesh_splits_rows_and_heads_without_changing_them(causal_from):
     *qkv, g = inputs(128, rows=4)
     lengths = np.array([128, 5, 77, 128], np.int32)
 
     def loss(q, k, v):
-        return (splash(q, k, v, lengths, None, interpret=True) * g).sum()
+        out = splash(q, k, v, lengths, None, causal_from=causal_from, interpret=True)
+        return (out * g).sum()
 
     grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
     alone = grad(*qkv)

@@ -1,0 +1,293 @@
+"""Zero-shot classification and retrieval of an image-text model, inside training and alone.
+
+    codecvit evaluate-pairs CHECKPOINT --zero-shot records:IMAGENET_VAL --classes classes.txt
+    codecvit evaluate-pairs CHECKPOINT --retrieval records:COCO_VAL --out results.json
+
+N images, D embedding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..cluster.features import Features
+from ..data.pairs import PairSource, iterate_pairs, open_pairs
+from ..data.pairs.records import RecordPairs
+from ..data.tokenizers import Tokenizer
+from ..evaluators.embedding import text_embeddings
+from ..evaluators.image_text_retrieval import image_text_retrieval
+from ..evaluators.prompts import class_prompts, read_classes, read_templates
+from ..evaluators.zeroshot import class_embeddings, zero_shot
+from ..files import write_json
+from ..models import clip
+from ..models.clip import ClipConfig
+from . import mesh as meshes
+from .contrastive_config import ContrastiveConfig, RetrievalConfig, ZeroShotConfig
+from .run_config import MeshConfig
+
+_INPUTS = ("patches", "positions", "length")
+
+
+class PairModel:
+    """Embeds pairs' images and texts on a mesh.
+
+    Args:
+      config: the model, which has a text tower.
+      tokenizer: of the texts.
+      image_size: side in pixels at which images are seen.
+      mesh: rows of a batch are spread over it.
+
+    Attributes:
+      params: the parameters; set before use, they may lie on the mesh in any way.
+    """
+
+    def __init__(
+        self, config: ClipConfig, tokenizer: Tokenizer, image_size: int, mesh: Mesh
+    ) -> None:
+        self.params: Any = None
+        self._config, self._tokenizer, self._mesh = config, tokenizer, mesh
+        self._image_size = image_size
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._image = jax.jit(
+            lambda p, b: clip.embed_image(config, p, b)[0], out_shardings=everywhere
+        )
+        self._text = jax.jit(
+            lambda p, b: clip.embed_text(config, p, b["ids"])[0], out_shardings=everywhere
+        )
+
+    def images(self, source: PairSource, batch_size: int) -> Features:
+        """Embeddings of all images of a source, in its order; zeros for one that can't be read."""
+        rows, readable = [], []
+        patch = self._config.vision.patch
+        budget = (self._image_size // patch) ** 2
+        if isinstance(source, RecordPairs) and not source.pictures:
+            budget = source.record_set.manifest["tokens"]["max"]
+        batches = iterate_pairs(
+            source,
+            self._tokenizer,
+            batch_size=batch_size,
+            budget=budget,
+            patch=patch,
+            image_size=self._image_size,
+        )
+        for batch in batches:
+            real_B = batch["index"] >= 0  # the last batch is filled up
+            found_BD = self._apply(self._image, {key: batch[key] for key in _INPUTS})
+            readable.append(batch["weight"][real_B] > 0)
+            rows.append(np.where(readable[-1][:, None], found_BD[real_B], np.float32(0)))
+        return Features(np.concatenate(rows), np.concatenate(readable))
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        """Embeddings of one batch of texts."""
+        length = self._config.text.context_length
+        ids_BT = np.stack([self._tokenizer.encode(text, length) for text in texts])
+        return self._apply(self._text, {"ids": ids_BT})
+
+    def _apply(self, function: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        # Each process holds all rows and hands in those of its own devices.
+        count, index = jax.process_count(), jax.process_index()
+        local = {key: np.array_split(rows, count)[index] for key, rows in batch.items()}
+        return np.asarray(function(self.params, meshes.put_batch(local, self._mesh)), np.float32)
+
+
+class ZeroShot:
+    """One zero-shot evaluation.
+
+    Args:
+      config: its pairs, classes and templates.
+
+    Raises:
+      ValueError: pairs or classes can't be read, or a pair names none of the classes.
+    """
+
+    def __init__(self, config: ZeroShotConfig) -> None:
+        self._config = config
+        self._source = open_pairs(config.pairs, preset=config.preset, columns=config.columns)
+        self._classes = read_classes(config.classes)
+        self._labels_N = class_labels(self._source, self._classes.names, self._classes.ids)
+
+    def __call__(self, model: PairModel) -> dict[str, float]:
+        """top1, top5 and counts, as `evaluators.zeroshot.zero_shot`."""
+        prompts = class_prompts(self._classes, read_templates(self._config.templates))
+        classes_YD = class_embeddings(prompts, model.texts, self._config.batch_size)
+        images = model.images(self._source, self._config.batch_size)
+        return zero_shot(images.rows_ND, self._labels_N, classes_YD, readable_N=images.readable_N)
+
+
+class Retrieval:
+    """One retrieval evaluation.
+
+    Args:
+      config: its pairs.
+
+    Raises:
+      ValueError: the pairs can't be read.
+    """
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        self._config = config
+        self._source = open_pairs(config.pairs, preset=config.preset, columns=config.columns)
+
+    def __call__(self, model: PairModel) -> dict[str, float]:
+        """Recalls both ways and counts, as `evaluators.image_text_retrieval`."""
+        captions, image_of = [], []
+        for index in range(len(self._source)):
+            for text in self._source.read(index, media=False).texts.values():
+                captions.append(text)
+                image_of.append(index)
+        images = model.images(self._source, self._config.batch_size)
+        return image_text_retrieval(
+            images.rows_ND,
+            text_embeddings(captions, model.texts, self._config.batch_size),
+            np.array(image_of, np.int32),
+            readable_N=images.readable_N,
+        )
+
+
+class PairEvaluations:
+    """The evaluations inside a run; all their data are opened when it starts.
+
+    Args:
+      config: the run.
+      tokenizer: of the run.
+      mesh: the run's mesh.
+
+    Raises:
+      ValueError: data don't fit, or the model has no text tower to evaluate with.
+    """
+
+    def __init__(self, config: ContrastiveConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
+        self._total_steps = config.total_steps
+        self._settings = {f"zero_shot/{name}": one for name, one in config.zero_shot.items()}
+        self._settings |= {f"retrieval/{name}": one for name, one in config.retrieval.items()}
+        if self._settings and config.model.text is None:
+            raise ValueError(
+                f"config evaluates {', '.join(self._settings)}, but config.model.text is None: "
+                "captioning alone gives no common embedding of images and texts"
+            )
+        for name, one in self._settings.items():
+            if one.batch_size % mesh.size:
+                raise ValueError(
+                    f"{name}: batch_size = {one.batch_size} must be a multiple of the "
+                    f"{mesh.size} devices"
+                )
+        self._evaluations = {
+            name: ZeroShot(one) if isinstance(one, ZeroShotConfig) else Retrieval(one)
+            for name, one in self._settings.items()
+        }
+        self._model = None
+        if self._settings:
+            size = max(source.image_size for source in config.sources.values())
+            self._model = PairModel(config.model, tokenizer, size, mesh)
+
+    def due(self, step: int, params: Any) -> dict[str, float]:
+        """The metrics of those that are due after this step; the last step evaluates all."""
+        found = {}
+        for name, evaluation in self._evaluations.items():
+            if step % self._settings[name].every_steps == 0 or step == self._total_steps:
+                self._model.params = params
+                results = evaluation(self._model)
+                found |= {f"{name}/{key}": float(value) for key, value in results.items()}
+        return found
+
+
+def class_labels(
+    source: PairSource, names: tuple[tuple[str, ...], ...], ids: tuple[str, ...] | None
+) -> np.ndarray:
+    """The class of every pair by its first text: a name, a WordNet id or the class's number.
+
+    Raises:
+      ValueError: a text names none of the classes.
+    """
+    place = {str(number): number for number in range(len(names))}
+    place |= {alias: number for number, of_class in enumerate(names) for alias in of_class}
+    place |= {name: number for number, name in enumerate(ids or ())}
+    labels_N = np.full(len(source), -1, np.int32)
+    for index in range(len(source)):
+        text = next(iter(source.read(index, media=False).texts.values()))
+        if text not in place:
+            raise ValueError(
+                f"{source.name}, pair {source.keys[index]}: {text!r} is none of the {len(names)} "
+                f"classes ({names[0][0]!r}, ...): name another column with --columns text_0=COLUMN"
+            )
+        labels_N[index] = place[text]
+    return labels_N
+
+
+def main(argv: list[str]) -> int:
+    """The verb `evaluate-pairs`."""
+    parser = argparse.ArgumentParser(
+        prog="codecvit evaluate-pairs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="what codecvit.load_clip takes")
+    parser.add_argument("--zero-shot", metavar="PAIRS", help="labelled images, KIND:PATH")
+    parser.add_argument("--classes", help="file of class names, for --zero-shot")
+    parser.add_argument("--templates", default="imagenet-7", help="name or file of templates")
+    parser.add_argument("--retrieval", metavar="PAIRS", help="captioned images, KIND:PATH")
+    parser.add_argument("--preset", help="which columns are what; default imagenet, coco")
+    parser.add_argument("--columns", default="", help="other columns, as for pack-pairs")
+    parser.add_argument("--tokenizer", help="file; by default the one that the model names")
+    parser.add_argument("--image-size", type=int, default=0, help="default: that of the training")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--ema", action="store_true", help="the moving average of the encoder")
+    parser.add_argument("--out", type=Path, help="also write the results, JSON")
+    args = parser.parse_args(argv)
+    if not args.zero_shot and not args.retrieval:
+        parser.error("give --zero-shot, --retrieval or both")
+    if args.zero_shot and not args.classes:
+        parser.error("--zero-shot needs --classes")
+    try:
+        results = evaluate(args)
+    except ValueError as error:
+        print(f"codecvit evaluate-pairs: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(results, indent=2))
+    if args.out:
+        write_json(args.out, results)
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """What the command line asks for."""
+    from ..convert.openclip.read import read_clip
+
+    found = read_clip(args.model, ema=args.ema)
+    tokenizer = found.tokenizer(args.tokenizer)
+    if found.parts.text is None:
+        raise ValueError(f"{args.model} has no text tower, so no common embedding to evaluate")
+    mesh = meshes.make_mesh(MeshConfig())
+    common = {"columns": args.columns, "batch_size": args.batch_size}
+    results = {}
+    with jax.set_mesh(mesh):
+        size = args.image_size or found.origin.image_size
+        model = PairModel(found.parts.clip(), tokenizer, size, mesh)
+        model.params = jax.device_put(found.params, NamedSharding(mesh, PartitionSpec()))
+        if args.zero_shot:
+            config = ZeroShotConfig(
+                pairs=args.zero_shot,
+                classes=args.classes,
+                templates=args.templates,
+                preset=args.preset or "imagenet",
+                **common,
+            )
+            results["zero_shot"] = ZeroShot(config)(model)
+        if args.retrieval:
+            preset = args.preset or "coco"
+            config = RetrievalConfig(pairs=args.retrieval, preset=preset, **common)
+            results["retrieval"] = Retrieval(config)(model)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
