@@ -92,6 +92,7 @@ def test_workers_write_the_same_bytes(clips, tmp_path, reference):
         assert _files(out) == reference
 
 
+@pytest.mark.slow
 def test_ray_writes_the_same_bytes(clips, tmp_path, reference):
     pytest.importorskip("ray")
     ray = ("--runner", "ray", "--workers", 2, "--time-limit", 120)

@@ -118,6 +118,7 @@ def test_sigterm_saves_exits_zero_and_continues_bit_equal(records, tmp_path, uni
     assert_same_run(uninterrupted, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_one_and_eight_devices(records, tmp_path, uninterrupted):
     """Same loss as on one device throughout, whatever mesh wrote the checkpoint."""
     # A run's length sets its schedule: it is stopped by SIGTERM, not shortened.

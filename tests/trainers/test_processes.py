@@ -87,6 +87,7 @@ def test_two_processes_write_one_run(uninterrupted):
     assert find_checkpoint(uninterrupted).name == str(STEPS)
 
 
+@pytest.mark.slow
 def test_two_killed_processes_continue_bit_equal(records, tmp_path, uninterrupted):
     processes = start(records, tmp_path, steps=STEPS, save=10)
     wait_for_step(processes, tmp_path, int(np.random.default_rng().integers(11, 60)))

@@ -131,6 +131,7 @@ def test_two_processes_find_the_same(found, data, encoder, tmp_path):
         assert a == pytest.approx(b, rel=2e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_find_the_same(values, run, tmp_path):
     one = run(values, tmp_path / "one", 1)
     eight = run(values, tmp_path / "eight", 8)
@@ -155,6 +156,7 @@ def test_a_record_that_cannot_be_read_is_wrong(values, run, make_data, tmp_path)
     assert left_out["test_unreadable"] == ["test/000", "test/004"]
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_too(values, run, tmp_path):
     results = run(values | {"dtype": "bfloat16"}, tmp_path / "bf16")
     assert 18 / 21 <= results["test"]["top1"] <= 20 / 21
