@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import Any
 
 from ..sequence import NUM_SLOTS
 from .config import PRESETS, SelectionConfig
 from .sampling import SAMPLINGS
 from .view import GEOMETRIES
+
+VIEW_OPTIONS = ("num_frames", "sampling", "geometry", "size", "patch")
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +38,7 @@ def add_view_arguments(
     patch: int = 14,
     geometry: str = "crop",
 ) -> None:
-    """Adds --num-frames, --sampling, --geometry, --size, --patch, with the given defaults."""
+    """Adds --num-frames, --sampling, --geometry, --size, --patch, which `view_options` reads."""
     group = parser.add_argument_group("sampling and view")
     group.add_argument(
         "--num-frames",
@@ -63,6 +66,11 @@ def add_view_arguments(
     group.add_argument(
         "--patch", type=int, default=patch, help="side of a patch in pixels (default: %(default)s)"
     )
+
+
+def view_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_view_arguments` added, by the names that the codec's functions give it."""
+    return {name: getattr(args, name) for name in VIEW_OPTIONS}
 
 
 def add_span_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,12 @@ from PIL import Image
 
 from ..files import write_atomic
 from .animation import SUFFIXES, animation, gif_bytes, mp4_bytes
-from .arguments import add_selection_arguments, add_span_arguments, add_view_arguments
+from .arguments import (
+    add_selection_arguments,
+    add_span_arguments,
+    add_view_arguments,
+    view_options,
+)
 from .clip import sample_clip
 from .config import selection_config
 from .pack import check_options
@@ -55,15 +60,7 @@ def _show(args: argparse.Namespace) -> str:
     view = View(args.geometry, args.size, args.patch)
     check_options("codec", args.num_frames, args.budget, view, config)
     clip = sample_clip(
-        args.video,
-        args.num_frames,
-        args.size,
-        args.patch,
-        args.start,
-        args.end,
-        geometry=args.geometry,
-        sampling=args.sampling,
-        config=config,
+        args.video, start=args.start, end=args.end, config=config, **view_options(args)
     )
     picked = Picked.of(clip, choose_groups(clip, args.budget))
     if kind in SUFFIXES:

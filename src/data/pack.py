@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import av
 
-from ..codec.arguments import add_selection_arguments, add_view_arguments
+from ..codec.arguments import add_selection_arguments, add_view_arguments, view_options
 from ..codec.config import selection_config
 from ..codec.selection import MODES
 from ..files import PathOrUrl, join
@@ -138,12 +138,8 @@ def main(argv: list[str]) -> int:
         options = PackOptions(
             modes=tuple(args.mode.split(",")),
             draws=args.draws,
-            num_frames=args.num_frames,
-            sampling=args.sampling,
-            geometry=args.geometry,
             budget=args.budget,
-            size=args.size,
-            patch=args.patch,
+            **view_options(args),
             selection=selection_config(args.preset, args.set),
             storage=Storage(args.storage, args.quality),
             picture_side=args.picture_side,

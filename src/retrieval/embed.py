@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..codec.arguments import add_selection_arguments, add_view_arguments
+from ..codec.arguments import add_selection_arguments, add_view_arguments, view_options
 from ..codec.config import selection_config
 from ..codec.selection import MODES
 from ..data.packing import PackOptions, item_sequence
@@ -280,12 +280,8 @@ def main(argv: list[str]) -> int:
         jobs = job_options(args)
         options = PackOptions(
             modes=(args.mode,),
-            num_frames=args.num_frames,
-            sampling=args.sampling,
-            geometry=args.geometry,
             budget=args.budget,
-            size=args.size,
-            patch=args.patch,
+            **view_options(args),
             selection=selection_config(args.preset, args.set),
         )
         if options.selection.policy == "groups":

@@ -8,6 +8,7 @@ from codecvit.codec.arguments import (
     add_selection_arguments,
     add_span_arguments,
     add_view_arguments,
+    view_options,
 )
 from codecvit.codec.config import PRESETS, SelectionConfig, selection_config
 
@@ -95,7 +96,12 @@ def test_command_line():
     )
     expected = SelectionConfig(scale="clip", camera="median", w_mv=0.5)
     assert selection_config(args.preset, args.set) == expected
-    assert (args.num_frames, args.size, args.patch) == (64, 112, 14)
-    assert (args.geometry, args.sampling) == ("crop", "index")
-    assert parser.parse_args([]).size == 448
+    assert view_options(args) == {
+        "num_frames": 64,
+        "sampling": "index",
+        "geometry": "crop",
+        "size": 112,
+        "patch": 14,
+    }
+    assert view_options(parser.parse_args([]))["size"] == 448
     assert (args.start, args.end) == (None, 2.5)

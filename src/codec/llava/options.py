@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from ...sequence import NUM_SLOTS
-from ..arguments import add_selection_arguments, add_view_arguments
+from ..arguments import add_selection_arguments, add_view_arguments, view_options
 from ..clip import Clip, check_num_frames
 from ..config import FIRST_FRAMES, PADDINGS, PRESETS, SelectionConfig, selection_config
 from ..view import View
@@ -126,14 +126,10 @@ def mosaic_options(args: argparse.Namespace, given_selection: bool = False) -> M
     changes = {"first_frame": args.first_frame, "padding": args.padding}
     config = dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None})
     return MosaicOptions(
-        args.num_frames,
-        args.num_images,
-        args.size,
-        args.patch,
-        args.geometry,
-        args.sampling,
-        args.seed,
-        args.lossless,
-        config,
-        given_selection,
+        num_images=args.num_images,
+        seed=args.seed,
+        lossless=args.lossless,
+        config=config,
+        given_selection=given_selection,
+        **view_options(args),
     )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import av
 
-from ...codec.arguments import add_view_arguments
+from ...codec.arguments import add_view_arguments, view_options
 from ...codec.config import selection_config
 from ...codec.errors import MediaError
 from ...codec.selection import MODES
@@ -139,12 +139,8 @@ def main(argv: list[str]) -> int:
         jobs = job_options(args)
         options = PackOptions(
             modes=(args.mode,),
-            num_frames=args.num_frames,
-            sampling=args.sampling,
-            geometry=args.geometry,
             budget=args.budget,
-            size=args.size,
-            patch=args.patch,
+            **view_options(args),
             selection=selection_config("default", args.set),
             storage=Storage(args.storage, args.quality),
             picture_side=args.picture_side,
