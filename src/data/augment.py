@@ -1,4 +1,5 @@
-"""What the loader's workers change at random: crops (pictures.py), colours (colours.py) and flips.
+"""What the loader's workers change at random: crops (pictures.py), colours (colours.py), flips,
+and which patches are left out.
 
 Every draw comes from the generator of one example, so that it depends on the seed and on the
 example's place in the stream alone.
@@ -78,3 +79,8 @@ def flip_sequence(sequence: PatchSequence, columns: int) -> PatchSequence:
     order = np.lexsort((w, h, t))
     positions = np.stack([t, h, w], axis=1)[order]
     return PatchSequence(np.ascontiguousarray(sequence.patches[order, :, ::-1]), positions)
+
+
+def kept_patches(length: int, mask_ratio: float) -> int:
+    """Patches that are left of `length`: the nearest number, at least one."""
+    return max(1, round(length * (1 - mask_ratio)))

@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 
-from ..data.augment import AugmentConfig
+from ..data.augment import AugmentConfig, kept_patches
 from ..data.pairs import PairTextConfig
-from ..data.pairs.loader import kept_patches
 from ..models.captioning import CaptionConfig
 from ..models.clip import ClipConfig
 from ..models.config import ViTConfig

@@ -24,3 +24,16 @@ print("made")
 def test_the_step_needs_no_data_reader_and_no_config_library():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.stdout == "made\n", done.stderr
+
+
+CONFIGS = """
+import sys
+sys.modules["grain"] = None
+from codecvit.trainers import contrastive_config, pretrain_config
+print("read")
+"""
+
+
+def test_a_configuration_is_read_without_the_loader():
+    done = subprocess.run([sys.executable, "-c", CONFIGS], capture_output=True, text=True)
+    assert done.stdout == "read\n", done.stderr

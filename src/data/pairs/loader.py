@@ -12,7 +12,7 @@ import numpy as np
 
 from ...codec.image import centre_crop, image_sequence
 from ...sequence import PatchSequence
-from ..augment import AugmentConfig, flip_sequence
+from ..augment import AugmentConfig, flip_sequence, kept_patches
 from ..examples import NO_AUGMENT, Batch, Pool
 from ..pictures import see_picture
 from ..pipeline import Loader, check_window, open_loader
@@ -254,11 +254,6 @@ def iterate_pairs(
         rows = [examples.at(i) for i in range(start, min(start + batch_size, len(source)))]
         rows += [examples.empty(-1)] * (batch_size - len(rows))
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != _LACKED}
-
-
-def kept_patches(length: int, mask_ratio: float) -> int:
-    """Patches that are left of `length`: the nearest number, at least one."""
-    return max(1, round(length * (1 - mask_ratio)))
 
 
 def _image_size(
