@@ -67,7 +67,6 @@ def train_on_mesh(config: ContrastiveConfig, workdir: Path, mesh: Mesh) -> dict[
     )
     if position is not None:
         sources.set_state(position)
-    start_step = int(state["step"])
     if jax.process_index() == 0:
         write_json(workdir / "config.json", config.to_dict())
 
@@ -87,17 +86,17 @@ def train_on_mesh(config: ContrastiveConfig, workdir: Path, mesh: Mesh) -> dict[
         mesh,
         sources,
         checkpoints,
-        start_step,
+        state,
         work=lambda step: step_work(config),
         evaluate=evaluate,
     )
     counts = [f"{name} {count_parameters(part):,}" for name, part in state["params"].items()]
     loop.note(
         f"parameters: {', '.join(counts)}; "
-        f"{mesh.size} {jax.devices()[0].device_kind} device(s), steps {start_step} to "
+        f"{mesh.size} {jax.devices()[0].device_kind} device(s), steps {int(state['step'])} to "
         f"{config.total_steps}"
     )
-    return loop.run(state, train_step)
+    return loop.run(train_step)
 
 
 def main(argv: list[str]) -> int:

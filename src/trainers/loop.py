@@ -33,7 +33,7 @@ class Loop:
       mesh: the mesh, which is set.
       sources: the data.
       checkpoints: where the state is saved.
-      start_step: the step that the state is at.
+      state: what is trained; its buffers are given away.
       work: step -> `samples`, `tokens`, `flops` of that step over all devices, and a dict
         `source_tokens`.
       evaluate: (step, state) -> metrics to write; called at step 0 and after each step.
@@ -46,21 +46,21 @@ class Loop:
         mesh: Mesh,
         sources: Sources,
         checkpoints: Checkpoints,
-        start_step: int,
+        state: State,
         work: Callable[[int], dict[str, Any]],
         evaluate: Callable[[int, State], dict[str, float]],
     ) -> None:
         self._config, self._mesh = config, mesh
         self._sources, self._checkpoints = sources, checkpoints
-        self._start_step, self._work, self._evaluate = start_step, work, evaluate
+        self._state, self._start_step = state, int(state["step"])
+        self._work, self._evaluate = work, evaluate
         self._stop = StopSignal()
         self._profile = ProfileWindow(config.profile, workdir)
         self._peak = config.peak_tflops or peak_tflops(jax.devices()[0])
-        self._throughput = Throughput()
         self._writer = MetricWriter(
             workdir,
             config.total_steps,
-            start_step,
+            self._start_step,
             active=jax.process_index() == 0,
             wandb_project=config.wandb_project,
             config=config.to_dict(),
@@ -70,11 +70,10 @@ class Loop:
         """One line of narration on the terminal."""
         self._writer.note(text)
 
-    def run(self, state: State, train_step: Step) -> dict[str, float]:
+    def run(self, train_step: Step) -> dict[str, float]:
         """Trains, and closes everything that belongs to the run.
 
         Args:
-          state: at `start_step`; its buffers are given away.
           train_step: compiled, (state, batches) -> (state, metrics).
 
         Returns:
@@ -84,7 +83,7 @@ class Loop:
           TrainingStopped: too many non-finite steps or unreadable records.
         """
         try:
-            return self._run(state, train_step)
+            return self._run(train_step)
         finally:
             self._profile.close()
             self._sources.close()
@@ -92,17 +91,17 @@ class Loop:
             self._writer.close()
             self._stop.close()
 
-    def _run(self, state: State, train_step: Step) -> dict[str, float]:
-        config, metrics = self._config, {}
+    def _run(self, train_step: Step) -> dict[str, float]:
+        config, state, metrics = self._config, self._state, {}
         if self._start_step == 0:
             self._report(0, state)
-        self._throughput = Throughput()
+        throughput = Throughput()  # from here on: the evaluation of step 0 is no step
         for step in range(self._start_step + 1, config.total_steps + 1):
             # The next batch is asked for only after the save below, so that the data position in a
             # checkpoint is that of the batches its state has seen. Do not reorder.
             asked = time.perf_counter()
             rows = self._sources.next(step)
-            self._throughput.waited(time.perf_counter() - asked)
+            throughput.waited(time.perf_counter() - asked)
             batches = {n: meshes.put_batch(on_device(b), self._mesh) for n, b in rows.items()}
 
             with self._profile.begin(step):
@@ -111,7 +110,7 @@ class Loop:
 
             last = step == config.total_steps
             if step % config.log_steps == 0 or last:
-                metrics = self._log(step, state, step_metrics)
+                metrics = self._log(step, state, step_metrics, throughput)
             if self._stop.reached(step) and not last:
                 self._save(step, state)
                 self._writer.note(f"SIGTERM: saved step {step}, stopping")
@@ -132,11 +131,17 @@ class Loop:
         about = {"config": self._config.to_dict(), "version": __version__}
         self._checkpoints.save(step, state, {**about, "data": self._sources.get_state()})
 
-    def _log(self, step: int, state: State, step_metrics: dict[str, jax.Array]) -> dict[str, float]:
+    def _log(
+        self,
+        step: int,
+        state: State,
+        step_metrics: dict[str, jax.Array],
+        throughput: Throughput,
+    ) -> dict[str, float]:
         found = {f"train/{key}": float(value) for key, value in step_metrics.items()}
         work = self._work(step)
         by_source = work.pop("source_tokens")
-        found |= self._throughput.rates(**work, devices=self._mesh.size, peak_tflops=self._peak)
+        found |= throughput.rates(**work, devices=self._mesh.size, peak_tflops=self._peak)
         for name, tokens in by_source.items():
             found[f"perf/{name}/tokens_per_second"] = tokens / found["perf/step_seconds"]
         for name, counts in self._sources.taken().items():

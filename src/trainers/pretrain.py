@@ -67,7 +67,6 @@ def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str
     )
     if position is not None:
         sources.set_state(position)
-    start_step = int(state["step"])
     if jax.process_index() == 0:
         write_json(workdir / "config.json", config.to_dict())
 
@@ -92,15 +91,16 @@ def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str
         mesh,
         sources,
         checkpoints,
-        start_step,
+        state,
         work=lambda step: step_work(config, step),
         evaluate=evaluate,
     )
     loop.note(
         f"{count_parameters(state['params']['encoder']):,} encoder parameters, {mesh.size} "
-        f"{jax.devices()[0].device_kind} device(s), steps {start_step} to {config.total_steps}"
+        f"{jax.devices()[0].device_kind} device(s), steps {int(state['step'])} to "
+        f"{config.total_steps}"
     )
-    return loop.run(state, train_step)
+    return loop.run(train_step)
 
 
 def main(argv: list[str]) -> int:
