@@ -105,9 +105,15 @@ def write_atomic(path: PathOrUrl, data: bytes) -> None:
         filesystem.pipe_file(target, data)
 
 
-def write_json(path: PathOrUrl, value: Any) -> None:
-    """Writes JSON, indented, whole or not at all."""
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+def write_json(path: PathOrUrl, value: Any, *, sort_keys: bool = False) -> None:
+    """Writes JSON, indented, whole or not at all.
+
+    Args:
+      path: the file; a local folder must exist.
+      value: of JSON types.
+      sort_keys: objects by their keys, as transformers writes them.
+    """
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=sort_keys) + "\n").encode())
 
 
 def list_files(folder: PathOrUrl) -> dict[str, int]:

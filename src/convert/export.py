@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from ..files import write_json
 from ..models.config import ViTConfig
 from ..models.vit import IMAGE_MEAN, IMAGE_STD
 from .card import model_card
 from .folder import ENCODER_CODE, require_free, whole_folder
 from .load import MODEL_TYPE, Origin, config_to_hf
 from .names import to_hf
-from .weights import DTYPES, parse_size, write_json, write_weights
+from .weights import DTYPES, parse_size, write_weights
 
 
 def export(
@@ -82,8 +83,8 @@ def export(
         if beside is not None:
             beside(new)
         settings = _model_settings(config, Origin(dtype, image_size, rope_temporal_size))
-        write_json(new / "config.json", settings)
-        write_json(new / "preprocessor_config.json", processor_settings(image_size))
+        write_json(new / "config.json", settings, sort_keys=True)
+        write_json(new / "preprocessor_config.json", processor_settings(image_size), sort_keys=True)
         copy_code(new, ENCODER_CODE)
         if onnx:
             from .onnx import write_onnx

@@ -16,6 +16,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from ..files import write_json
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -118,7 +120,7 @@ def write_weights(
         "total_parameters": sum(tensor.size for tensor in tensors.values()),
         "total_size": sum(tensor.nbytes for tensor in tensors.values()),
     }
-    write_json(folder / INDEX, {"metadata": totals, "weight_map": weight_map})
+    write_json(folder / INDEX, {"metadata": totals, "weight_map": weight_map}, sort_keys=True)
 
 
 def parse_size(text: str) -> int:
@@ -143,7 +145,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, found {type(content).__name__}")
     return content
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

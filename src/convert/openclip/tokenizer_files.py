@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...data.tokenizers import Tokenizer, open_tokenizer
-from ..weights import read_json, write_json
+from ...files import write_json
+from ..weights import read_json
 
 _ROLES = ("pad", "bos", "eos", "cls")
 # BERT's own vocabulary, where OpenVision's has [bos] and [eos] in their places.
@@ -55,6 +56,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
             **{f"{role}_token": token for role, token in roles.items()},
             **({"unk_token": "[UNK]"} if kind == ".txt" else {}),
         },
+        sort_keys=True,
     )
 
 

@@ -16,11 +16,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ...data.tokenizers import Tokenizer
+from ...files import write_json
 from ...models.config import ViTConfig
 from ..export import cast, copy_code, export
 from ..folder import CLIP_CODE, DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, whole_folder
 from ..names import flatten
-from ..weights import parse_size, write_json, write_weights
+from ..weights import parse_size, write_weights
 from .card import clip_card
 from .hf_config import MODEL_TYPE, to_hf_config
 from .names import POSITIONS, decoder_tensors, position_code, to_openclip
@@ -118,8 +119,10 @@ def export_clip(
             write_json(new / OPENCLIP_CONFIG, settings)
         else:
             write_weights(new, tensors, shard_bytes)
-            write_json(new / "config.json", _hf_settings(settings, origin))
-            write_json(new / "preprocessor_config.json", _processor_settings(origin))
+            write_json(new / "config.json", _hf_settings(settings, origin), sort_keys=True)
+            write_json(
+                new / "preprocessor_config.json", _processor_settings(origin), sort_keys=True
+            )
             copy_code(new, CLIP_CODE)
         if decoder:
             save_file(decoder, new / DECODER, metadata={"format": "pt"})
