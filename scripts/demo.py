@@ -19,7 +19,7 @@ import demo_report
 from codecvit.codec.clip import sample_clip
 from codecvit.codec.errors import MediaError
 from codecvit.data.sources import EXTENSIONS
-from codecvit.trainers.checkpoints import find_checkpoint
+from codecvit.trainers.checkpoint_reading import find_checkpoint
 
 VIEW = ["--size", "112", "--budget", "128", "--num-frames", "8"]
 MODES = ("codec", "frames")

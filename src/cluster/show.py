@@ -118,7 +118,7 @@ def gathering(
     from matplotlib.figure import Figure
 
     from ..convert.load import load
-    from ..trainers.checkpoints import FOLDER, head_centres
+    from ..trainers.checkpoint_reading import FOLDER, head_centres
 
     folders = sorted(
         (p for p in (workdir / FOLDER).glob("*") if p.name.isdigit()), key=lambda p: int(p.name)

@@ -94,7 +94,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
         return _read_folder(path, settings)
     if (path / "checkpoints").is_dir() or (path / "encoder").is_dir():
         # Imported here: an exported folder opens without Orbax.
-        from ..trainers.checkpoints import find_checkpoint, restore_params
+        from ..trainers.checkpoint_reading import find_checkpoint, restore_params
         from ..trainers.pretrain_config import model_config
 
         params, metadata = restore_params(path, ema=ema)

@@ -9,7 +9,8 @@ import jax
 from jax.sharding import Mesh
 
 from . import mesh as meshes
-from .checkpoints import Checkpoints, initialise, require_same_encoder
+from .checkpoint_reading import initialise, require_same_encoder
+from .checkpoints import Checkpoints
 from .run_config import RunConfig
 from .update import State
 

@@ -16,7 +16,7 @@ from codecvit.convert.import_hf import import_hf, main, model_flags
 from codecvit.convert.load import read_checkpoint
 from codecvit.convert.names import to_hf
 from codecvit.models import ViTConfig
-from codecvit.trainers.checkpoints import head_centres, initialise, require_same_encoder
+from codecvit.trainers.checkpoint_reading import head_centres, initialise, require_same_encoder
 from codecvit.trainers.run_config import InitConfig
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}

@@ -9,12 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codecvit.trainers.checkpoints import (
-    Checkpoints,
-    find_checkpoint,
-    initialise,
-    restore_params,
-)
+from codecvit.trainers.checkpoint_reading import find_checkpoint, initialise, restore_params
+from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.run_config import CheckpointConfig, InitConfig
 
 

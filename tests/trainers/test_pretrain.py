@@ -18,7 +18,8 @@ import pytest
 from codecvit.data.pipeline import make_loader
 from codecvit.data.records import RecordSet
 from codecvit.trainers import pretrain
-from codecvit.trainers.checkpoints import Checkpoints, find_checkpoint, restore_params
+from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
+from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
 from codecvit.trainers.metrics import MetricWriter, read_metrics
 from codecvit.trainers.preemption import TrainingStopped

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from codecvit.trainers.checkpoints import find_checkpoint, restore_params
+from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
 from codecvit.trainers.metrics import read_metrics
 
 CONFIG = Path(__file__).parent / "tiny_config.py"

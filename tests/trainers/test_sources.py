@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from codecvit.trainers.checkpoints import restore_params
+from codecvit.trainers.checkpoint_reading import restore_params
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.pretrain import pretrain, train_on_mesh

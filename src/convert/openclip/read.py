@@ -84,7 +84,7 @@ def is_clip(path: str | Path) -> bool:
         if "model_type" in settings:
             return settings["model_type"] == MODEL_TYPE
     if (path / "checkpoints").is_dir() or (path / "encoder").is_dir():
-        from ...trainers.checkpoints import read_metadata
+        from ...trainers.checkpoint_reading import read_metadata
 
         return "vision" in read_metadata(path)["config"].get("model", {})
     return _orbax_step(path) is not None
@@ -134,7 +134,7 @@ _WANTED = (
 
 
 def _read_checkpoint(path: Path, ema: bool) -> ClipCheckpoint:
-    from ...trainers.checkpoints import find_checkpoint, restore_params, restore_rest
+    from ...trainers.checkpoint_reading import find_checkpoint, restore_params, restore_rest
 
     encoder, metadata = restore_params(path, ema=ema)
     model = metadata["config"]["model"]

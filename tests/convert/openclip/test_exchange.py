@@ -2,64 +2,25 @@
 
 import dataclasses
 import json
-import logging
 
 import jax
-import ml_dtypes
 import numpy as np
-import orbax.checkpoint
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
 import codecvit
-from codecvit.convert.export import export
 from codecvit.convert.export_verb import main as export_verb
 from codecvit.convert.import_hf import main as import_verb
-from codecvit.convert.openclip.names import POSITIONS, position_code, to_openclip
 from codecvit.convert.openclip.read import is_clip, read_clip
-from codecvit.convert.openclip.settings import ClipOrigin, Parts, to_openclip_config
+from codecvit.convert.openclip.settings import ClipOrigin, Parts
 from codecvit.convert.openclip.write import export_clip
 from codecvit.data.tokenizers import open_tokenizer
 from codecvit.models import ViTConfig
-from codecvit.trainers.checkpoints import Checkpoints, initialise
+from codecvit.trainers.checkpoint_reading import initialise
+from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.run_config import CheckpointConfig, InitConfig
 
-from .helpers import in_their_jax, same_trees
-
-SIZE = 32
-DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
-
-
-def publish(folder, parts, params, vocabulary, dtype="float32", kind="safetensors"):
-    """A folder as OpenVision publishes one: its own configuration, another library's positions."""
-    folder.mkdir()
-    content = to_openclip_config(parts, ClipOrigin(image_size=SIZE))
-    text = content["model_cfg"]["text_cfg"]
-    del text["tokenizer_mode"]
-    text |= {
-        "hf_tokenizer_name": "bert-base-uncased",
-        "tokenizer_kwargs": {"strip_sep_token": True},
-    }
-    (folder / "open_clip_config.json").write_text(json.dumps(content))
-    words = vocabulary.read_text().replace("[bos]", "[unused0]").replace("[eos]", "[unused1]")
-    (folder / "vocab.txt").write_text(words)
-    (folder / "tokenizer_config.json").write_text('{"cls_token": "[CLS]", "pad_token": "[PAD]"}')
-    tensors = to_openclip(params, parts)
-    if parts.bias:  # as OpenCLIP stores them when they are not scalars
-        tensors |= {name: tensors[name].reshape(1) for name in ("logit_scale", "logit_bias")}
-    code = position_code(SIZE // 8, SIZE // 8, parts.vision.width)
-    tensors[POSITIONS] = np.nextafter(code, np.float32(2))
-    tensors = {name: t.astype(DTYPES[dtype]) for name, t in tensors.items()}
-    if kind == "safetensors":
-        save_file(tensors, folder / "open_clip_model.safetensors")
-    else:
-        as_torch = {
-            name: torch.from_numpy(t.astype(np.float32)).to(getattr(torch, dtype))
-            for name, t in tensors.items()
-        }
-        torch.save(as_torch, folder / "open_clip_pytorch_model.bin")
-    return folder
+from .helpers import DTYPES, SIZE, publish, same_trees
 
 
 def stored(file):
@@ -97,20 +58,6 @@ def test_a_pickle_gives_the_same_as_safetensors(
     same_trees(other.params, one.params)
     kept = dataclasses.replace(one.origin, tokenizer=other.origin.tokenizer)
     assert (other.parts, other.origin) == (one.parts, kept)
-
-
-def test_a_pickle_with_code_is_not_run(make_parts, make_weights, vocabulary, tmp_path, capsys):
-    parts = make_parts()
-    folder = publish(tmp_path / "theirs", parts, make_weights(parts), vocabulary, kind="bin")
-
-    class Code:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "written"), "w"))
-
-    torch.save({"visual.proj": Code()}, folder / "open_clip_pytorch_model.bin")
-    assert import_verb([str(folder), "--out", str(tmp_path / "checkpoint")]) == 1
-    assert "holds no plain tensors" in capsys.readouterr().err
-    assert not (tmp_path / "written").exists() and not (tmp_path / "checkpoint").exists()
 
 
 def test_training_continues_from_it(make_parts, make_weights, vocabulary, tmp_path, capsys):
@@ -222,117 +169,6 @@ def test_a_model_on_our_encoder_keeps_all_its_parts(
     np.testing.assert_array_equal(codecvit.load(tmp_path / "checkpoint")(sequence).tokens, tokens)
 
 
-@pytest.fixture
-def orbax_folder(make_parts, make_weights, tmp_path):
-    """(folder, parts, params): what OpenVision's trainer saves, by Orbax's manager."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    parts = make_parts(decoder="queries")
-    params = make_weights(parts)
-    flat = in_their_jax(params, parts, heads_axis=True)
-    tree = {}
-    for name, array in flat.items():
-        *parents, last = name.split("/")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[last] = array
-    folder = tmp_path / "theirs" / "jax_orbax_weight"
-    moments = jax.tree.map(np.zeros_like, tree)
-    manager = orbax.checkpoint.CheckpointManager(folder / "checkpoint.npz")
-    for step in (9, 10):
-        state = {"params": tree, "opt": [{"count": np.int32(step), "mu": moments}, None]}
-        manager.save(step, args=orbax.checkpoint.args.StandardSave(state))
-    manager.close()
-    return folder, parts, params
-
-
-def test_jax_weights_are_recognised_wherever_they_are_named(orbax_folder):
-    folder, parts, params = orbax_folder
-    for path in (folder.parent, folder, folder / "checkpoint.npz" / "10"):
-        assert is_clip(path)
-        found = read_clip(path)
-        assert found.parts == parts
-        same_trees(found.params, params)
-
-
-def test_jax_weights_become_a_checkpoint_and_a_folder(orbax_folder, vocabulary, tmp_path, capsys):
-    folder, parts, params = orbax_folder
-    out = tmp_path / "checkpoint"
-    assert import_verb([str(folder), "--out", str(out)]) == 0
-    same_trees(read_clip(out).params, params)
-    assert export_verb([str(out), "--out", str(tmp_path / "back"), "--image-size", "32"]) == 1
-    assert "tokenizer is not known" in capsys.readouterr().err
-    arguments = [str(out), "--out", str(tmp_path / "back"), "--image-size", "32"]
-    arguments += ["--format", "openclip", "--tokenizer", str(vocabulary)]
-    assert export_verb(arguments) == 0
-    same_trees(read_clip(tmp_path / "back").params, params)
-
-
-def test_their_folder_around_the_jax_weights_says_the_image_size(
-    orbax_folder, make_parts, vocabulary, tmp_path
-):
-    folder, parts, params = orbax_folder
-    both = publish(
-        tmp_path / "both",
-        make_parts(),
-        {k: v for k, v in params.items() if k != "decoder"},
-        vocabulary,
-    )
-    (folder).rename(both / "jax_orbax_weight")
-    assert read_clip(both).parts.decoder is None  # the PyTorch weights
-    found = read_clip(both / "jax_orbax_weight")
-    assert found.parts == parts and found.origin.image_size == SIZE
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        (("vision_cfg", "no_ln_pre"), False, "vision_cfg.no_ln_pre = False, only True"),
-        (("vision_cfg", "pool_type"), "tok", "pool_type = 'tok', only 'avg'"),
-        (("vision_cfg", "qk_norm"), True, "qk_norm = True is not supported"),
-        (("text_cfg", "no_causal_mask"), None, "no_causal_mask = None, only True"),
-        (("text_cfg", "act_kwargs"), None, "act_kwargs = None, only"),
-        (("text_cfg", "vocab_size"), "many", "vocab_size = 'many' must be a whole number"),
-        (("vision_cfg", "image_size"), 40, r"shape \[17, 48\], image_size = 40 needs \[26, 48\]"),
-        (("vision_cfg", "layers"), 3, "missing, the first 'visual.transformer.resblocks.2"),
-    ],
-)
-def test_what_our_models_do_not_compute_is_refused(
-    make_parts, make_weights, vocabulary, tmp_path, key, value, message
-):
-    parts = make_parts()
-    folder = publish(tmp_path / "theirs", parts, make_weights(parts), vocabulary)
-    content = json.loads((folder / "open_clip_config.json").read_text())
-    content["model_cfg"][key[0]][key[1]] = value
-    (folder / "open_clip_config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        read_clip(folder)
-
-
-def test_learned_positions_and_other_colours_are_refused(
-    make_parts, make_weights, vocabulary, tmp_path
-):
-    parts = make_parts()
-    folder = publish(tmp_path / "theirs", parts, make_weights(parts), vocabulary)
-    file = folder / "open_clip_model.safetensors"
-    tensors = load_file(file)
-    learned = tensors[POSITIONS] + np.float32(0.01)
-    save_file({**tensors, POSITIONS: learned}, file)
-    with pytest.raises(ValueError, match="learned positions are not supported"):
-        read_clip(folder)
-    swapped = tensors[POSITIONS].copy()
-    half = parts.vision.width // 2  # rows before columns
-    save_file({**tensors, POSITIONS: np.roll(swapped, half, axis=1)}, file)
-    with pytest.raises(ValueError, match="learned positions are not supported"):
-        read_clip(folder)
-    save_file(tensors, file)
-    content = json.loads((folder / "open_clip_config.json").read_text())
-    content["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
-    (folder / "open_clip_config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"mean = \[0.5, 0.5, 0.5\], but our tower"):
-        read_clip(folder)
-
-
 @pytest.mark.parametrize("prefix", ["visual.", ""])
 def test_an_image_tower_alone_is_imported(
     make_parts, make_weights, vocabulary, tmp_path, capsys, prefix
@@ -365,52 +201,3 @@ def test_an_image_tower_alone_is_imported(
     save_file(half, file)
     with pytest.raises(ValueError, match="unknown tensor.s., the first 'ln_final.weight'"):
         read_clip(folder)
-
-
-def test_the_verb_refuses_what_does_not_go_together(
-    small, make_parts, make_weights, vocabulary, tmp_path, capsys
-):
-    config, params = small
-    encoder = str(export(params, config, tmp_path / "encoder"))
-    parts = make_parts()
-    folder = publish(tmp_path / "theirs", parts, make_weights(parts), vocabulary)
-    for arguments, message in (
-        ([encoder, "--format", "openclip"], "holds an encoder without texts"),
-        ([encoder, "--tokenizer", str(vocabulary)], "reads no texts, leave it out"),
-        ([str(tmp_path / "none"), "--format", "openclip"], "none is no folder"),
-        ([str(folder), "--onnx"], "only encoders are written as a graph"),
-        ([str(folder), "--ema"], "holds no moving average"),
-        ([str(folder), "--image-size", "33"], "must be a multiple of the patch side 8"),
-    ):
-        assert export_verb([*arguments, "--out", str(tmp_path / "out")]) == 1
-        assert message in capsys.readouterr().err
-        assert not (tmp_path / "out").exists()
-
-
-def test_wrong_wishes_are_named(make_parts, make_weights, vocabulary, tmp_path):
-    parts = make_parts()
-    params, origin = make_weights(parts), ClipOrigin(image_size=SIZE)
-    with pytest.raises(ValueError, match="image_size = 30 must be a multiple of the patch side 8"):
-        export_clip(params, parts, tmp_path / "x", origin=ClipOrigin(image_size=30))
-    with pytest.raises(ValueError, match="shard_size: OpenCLIP reads one weight file"):
-        export_clip(
-            params, parts, tmp_path / "x", layout="openclip", origin=origin, shard_size="1MB"
-        )
-    fewer = dataclasses.replace(parts.text, vocab_size=20)
-    with pytest.raises(ValueError, match="was trained with another one"):
-        export_clip(
-            params,
-            dataclasses.replace(parts, text=fewer),
-            tmp_path / "x",
-            origin=origin,
-            tokenizer=open_tokenizer(vocabulary),
-        )
-    alone = Parts(parts.vision)
-    with pytest.raises(ValueError, match="no models without a text tower"):
-        export_clip(
-            {"encoder": params["encoder"]}, alone, tmp_path / "x", layout="openclip", origin=origin
-        )
-    out = export_clip({"encoder": params["encoder"]}, alone, tmp_path / "alone", origin=origin)
-    same_trees(read_clip(out).params, {"encoder": params["encoder"]})
-    with pytest.raises(ValueError, match="holds no image-text model"):
-        read_clip(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codecvit.trainers import pair_evaluation
-from codecvit.trainers.checkpoints import restore_params, restore_rest
+from codecvit.trainers.checkpoint_reading import restore_params, restore_rest
 from codecvit.trainers.contrastive import train_on_mesh
 from codecvit.trainers.contrastive import train_pairs as train_on_all_devices
 from codecvit.trainers.contrastive_config import ContrastiveConfig
