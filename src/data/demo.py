@@ -1,8 +1,7 @@
 """`codecvit demo-data`: short clips of handwritten digits that move over photographs.
 
-A digit of scikit-learn's bundled set moves in one of 8 ways over a crop of one of its two bundled
-photographs, under a slow camera drift that carries digit and background alike. Training and test
-clips share no digit image and no photograph region.
+A digit moves in one of 8 ways over a part of a photograph (demo_scene.py), under a slow camera
+drift that carries digit and background alike.
 
 Why the motion class cannot be told from one frame: centre (x, y), size and angle of the digit each
 lie on a track, an interval of their own, and start at a place drawn uniformly. A class moves one of
@@ -17,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import functools
 import io
 import json
 import os
@@ -31,10 +29,18 @@ from PIL import Image
 
 from ..files import write_atomic
 from ..jobs import Failure, run_jobs
+from .demo_scene import (
+    ANGLES,
+    MASTER,
+    SIDE,
+    choose_digit,
+    draw_photograph,
+    draw_window,
+    place_digit,
+)
 from .progress import progress
 
 DEMO_VERSION = 3
-SIDE = 128
 FRAMES = 24
 FPS = 12
 
@@ -50,19 +56,15 @@ MOTIONS = {
     "shrinking": ("size", -1),
 }
 
-# Angles stay below a quarter turn, which leaves 6 and 9 apart. Sizes are logarithms of pixels.
+# Sizes are logarithms of pixels.
 TRACKS = {
     "x": (34.0, SIDE - 34.0),
     "y": (34.0, SIDE - 34.0),
     "size": (np.log(56.0), np.log(84.0)),
-    "angle": (-20.0, 20.0),
+    "angle": ANGLES,
 }
 _TRAVEL = (0.7, 1.0)  # share of its track that a moving quantity covers in one clip
-_DIMMING = 0.3  # of the photographs, so that the digit stands out against any of their places
 _DRIFT = 0.35  # largest camera speed along each axis, pixels a frame
-_SCALES = (0.8, 1.3)  # photograph pixels per clip pixel
-_TEST_SHARE = 0.375  # of the photographs' width
-_MASTER = 96  # side of the enlarged digit that frames are drawn from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +139,14 @@ def render(plan: ClipPlan) -> tuple[np.ndarray, np.ndarray]:
     tracks = draw_tracks(plan.motion, rng)
     speed = rng.uniform(-_DRIFT, _DRIFT, 2)
     drift_T2 = speed * (np.arange(FRAMES)[:, None] - (FRAMES - 1) / 2)
-    background = _draw_background(plan.split, drift_T2, rng)
-    ink = _choose_digit(plan.split, plan.digit, rng)
+    background = draw_window(plan.split, draw_photograph(rng), drift_T2, rng)
+    ink = choose_digit(plan.split, plan.digit, rng)
     colour = rng.uniform(200, 255, 3)
     frames, boxes = [], []
     for t in range(FRAMES):
         centre = tracks["x"][t] + drift_T2[t, 0], tracks["y"][t] + drift_T2[t, 1]
         side, angle = np.exp(tracks["size"][t]), np.radians(tracks["angle"][t])
-        alpha = _place(ink, centre, side / _MASTER, angle)
+        alpha = place_digit(ink, centre, side / MASTER, angle)
         boxes.append(_box(alpha > 0.5))
         alpha = alpha[..., None]
         frames.append(np.rint(background[t] * (1 - alpha) + colour * alpha).astype(np.uint8))
@@ -157,37 +159,7 @@ def photograph_of(plan: ClipPlan) -> int:
     # The draws of `render` up to that of the photograph.
     draw_tracks(plan.motion, rng)
     rng.uniform(-_DRIFT, _DRIFT, 2)
-    return _draw_photograph(rng)
-
-
-def draw_still(
-    split: str,
-    digit: int,
-    photograph: int,
-    centre: tuple[float, float],
-    side: float,
-    colour: tuple[float, float, float],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """One picture of a digit over a photograph.
-
-    Args:
-      split: `train` or `test`: which digit images and which part of the photograph.
-      digit: 0 to 9.
-      photograph: 0 or 1.
-      centre: (x, y) of the digit in pixels.
-      side: of the digit in pixels.
-      colour: of the digit, 0..255.
-      rng: of the digit image, its angle, and the window of the photograph.
-
-    Returns:
-      uint8 [SIDE, SIDE, 3].
-    """
-    (background,) = _draw_window(split, photograph, np.zeros((1, 2)), rng)
-    ink = _choose_digit(split, digit, rng)
-    angle = np.radians(rng.uniform(*TRACKS["angle"]))
-    alpha = _place(ink, centre, side / _MASTER, angle)[..., None]
-    return np.rint(background * (1 - alpha) + np.array(colour) * alpha).astype(np.uint8)
+    return draw_photograph(rng)
 
 
 def write_clip(plan: ClipPlan) -> list[list[int]]:
@@ -346,80 +318,6 @@ def _write_table(path: Path, plans: list[ClipPlan]) -> None:
     table.writerow(["path", "motion", "digit"])
     table.writerows([plan.path, plan.motion, plan.digit] for plan in plans)
     write_atomic(path, file.getvalue().encode())
-
-
-@functools.cache
-def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Digit images [N, 8, 8] in 0..1, their classes [N], and two photographs [H, W, 3]."""
-    try:
-        from sklearn.datasets import load_digits, load_sample_images
-    except ImportError as error:
-        raise ValueError("demo data needs scikit-learn: pip install 'codecvit[demo]'") from error
-    digits = load_digits()
-    return digits.images / 16, digits.target, load_sample_images().images
-
-
-def _choose_digit(split: str, digit: int, rng: np.random.Generator) -> np.ndarray:
-    """Ink of one enlarged digit, float32 [_MASTER, _MASTER]; every fourth image is for test."""
-    images, classes, _ = _sources()
-    ids = np.flatnonzero(classes == digit)
-    for_test = np.arange(len(ids)) % 4 == 3
-    image = images[rng.choice(ids[for_test == (split == "test")])]
-    small = Image.fromarray(np.pad(image, 1).astype(np.float32))
-    ink = np.asarray(small.resize((_MASTER, _MASTER), Image.Resampling.BICUBIC))
-    return np.clip((ink - 0.25) / 0.35, 0, 1).astype(np.float32)
-
-
-def _draw_background(split: str, drift_T2: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A window that drifts over one photograph: uint8 [T, SIDE, SIDE, 3].
-
-    Training sees the left part of the photographs, test the right one.
-    """
-    return _draw_window(split, _draw_photograph(rng), drift_T2, rng)
-
-
-def _draw_photograph(rng: np.random.Generator) -> int:
-    return int(rng.integers(len(_sources()[2])))
-
-
-def _draw_window(
-    split: str, number: int, drift_T2: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """As `_draw_background`, of photograph `number`."""
-    photograph = _sources()[2][number]
-    border = round(photograph.shape[1] * (1 - _TEST_SHARE))
-    photograph = photograph[:, border:] if split == "test" else photograph[:, :border]
-    scale = rng.uniform(*_SCALES)
-    # The window must stay inside at both ends of the drift; +1 for the pixels of interpolation.
-    reach = scale * np.abs(drift_T2).max(axis=0) + 1
-    room = np.array([photograph.shape[1], photograph.shape[0]]) - scale * SIDE - 2 * reach
-    corner_T2 = reach + rng.uniform(0, room) - scale * drift_T2
-    image = Image.fromarray(photograph)
-    frames = [
-        image.transform(
-            (SIDE, SIDE),
-            Image.Transform.AFFINE,
-            (scale, 0, x, 0, scale, y),
-            Image.Resampling.BILINEAR,
-        )
-        for x, y in corner_T2
-    ]
-    return np.rint(np.stack(frames) * _DIMMING).astype(np.uint8)
-
-
-def _place(ink: np.ndarray, centre: tuple[float, float], scale: float, angle: float) -> np.ndarray:
-    """The digit enlarged, turned clockwise and moved to `centre`: float32 [SIDE, SIDE] in 0..1."""
-    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
-    # Pillow wants the map from a pixel of the frame to one of the digit.
-    half = _MASTER / 2
-    rows = (
-        (cos, sin, half - cos * centre[0] - sin * centre[1]),
-        (-sin, cos, half + sin * centre[0] - cos * centre[1]),
-    )
-    placed = Image.fromarray(ink).transform(
-        (SIDE, SIDE), Image.Transform.AFFINE, (*rows[0], *rows[1]), Image.Resampling.BILINEAR
-    )
-    return np.asarray(placed)
 
 
 def _box(inside: np.ndarray) -> tuple[int, int, int, int]:

@@ -1,9 +1,9 @@
 """`codecvit demo-data --pairs`: digits over photographs, with captions made by template.
 
-The digits, photographs and splits are those of demo.py: training and test share no digit image and
-no photograph region. What a caption says is true of its picture: digit, colour, size, place and
-photograph are drawn independently of each other. Two styles of captions: short ones that leave much
-out, as on the web, and two or three full sentences, as a captioning model writes.
+The digits, photographs and splits are those of demo_scene.py: training and test share no digit
+image and no photograph region. What a caption says is true of its picture: digit, colour, size,
+place and photograph are drawn independently of each other. Two styles of captions: short ones that
+leave much out, as on the web, and two or three full sentences, as a captioning model writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from PIL import Image
 
 from ..files import write_atomic
 from ..jobs import Failure, run_jobs
-from .demo import MOTIONS, SIDE, ClipPlan, draw_still, photograph_of
+from .demo import MOTIONS, ClipPlan, photograph_of
+from .demo_scene import SIDE, draw_still
 from .progress import progress
 from .records import json_lines
 

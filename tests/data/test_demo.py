@@ -12,7 +12,7 @@ from PIL import Image
 
 from codecvit.codec.clip import sample_clip
 from codecvit.codec.selection import select
-from codecvit.data import demo
+from codecvit.data import demo, demo_scene
 from codecvit.sequence import slot_times
 
 pytest.importorskip("sklearn")
@@ -74,7 +74,7 @@ def test_clockwise_turns_clockwise():
     """A point above the centre goes to the right when the angle grows."""
     ink = np.zeros((96, 96), np.float32)
     ink[4:12, 44:52] = 1
-    rows, columns = np.nonzero(demo._place(ink, (64, 64), 1.0, np.radians(45)) > 0.5)
+    rows, columns = np.nonzero(demo_scene.place_digit(ink, (64, 64), 1.0, np.radians(45)) > 0.5)
     assert rows.mean() < 64 and columns.mean() > 80
 
 
@@ -83,7 +83,7 @@ def test_splits_share_neither_digits_nor_photograph_regions():
     seen = {"train": set(), "test": set()}
     for split, images in seen.items():
         for _ in range(400):
-            images.add(demo._choose_digit(split, 3, rng).tobytes())
+            images.add(demo_scene.choose_digit(split, 3, rng).tobytes())
     assert len(seen["train"]) > 50 and len(seen["test"]) > 20
     assert not seen["train"] & seen["test"]
 
@@ -92,12 +92,12 @@ def test_backgrounds_come_from_their_own_side(monkeypatch):
     """Photographs that hold their column number: no window of one split reaches into the other."""
     columns = np.broadcast_to(np.arange(640) * 255 // 639, (427, 640))
     ramp = np.repeat(columns[:, :, None], 3, axis=2).astype(np.uint8)
-    monkeypatch.setattr(demo, "_sources", lambda: (None, None, [ramp]))
+    monkeypatch.setattr(demo_scene, "bundled_images", lambda: (None, None, [ramp]))
     rng = np.random.default_rng(3)
     drift = 0.35 * (np.arange(24)[:, None] - 11.5) * np.array([1, -1])
     limits = {}
     for split in ("train", "test"):
-        windows = np.stack([demo._draw_background(split, drift, rng) for _ in range(40)])
+        windows = np.stack([demo_scene.draw_window(split, 0, drift, rng) for _ in range(40)])
         limits[split] = windows.min(), windows.max()
     assert limits["train"][1] < limits["test"][0]
 
@@ -119,7 +119,11 @@ def test_data_set_on_disk(tmp_path):
                 "h264" if "libx264" in demo.video_encoder() else "mpeg4"
             )
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        assert len(frames) == demo.FRAMES and frames[0].shape == (demo.SIDE, demo.SIDE, 3)
+        assert len(frames) == demo.FRAMES and frames[0].shape == (
+            demo_scene.SIDE,
+            demo_scene.SIDE,
+            3,
+        )
         clip = np.array(boxes[row["path"]])
         assert clip.shape == (demo.FRAMES, 4) and (clip[:, :2] < clip[:, 2:]).all()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -148,7 +152,7 @@ def test_codec_selection_hits_the_digit(tmp_path):
         clip = sample_clip(tmp_path / path, 24, size, patch)
         times, h, w = select(clip, "codec", 128)[0].positions.T
         frame = clip.frame_ids_M[np.searchsorted(slot_times(len(clip)), times)]
-        box = np.array(box_T4) * size / demo.SIDE
+        box = np.array(box_T4) * size / demo_scene.SIDE
 
         def touches(t, h, w, box=box):
             left, top, right, bottom = box[t].T

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from codecvit.__main__ import main
-from codecvit.data import demo
+from codecvit.data import demo, demo_scene
 from codecvit.data.demo_pairs import (
     COLOURS,
     DIGITS,
@@ -44,7 +44,7 @@ def test_captions_are_true_of_the_picture(tmp_path):
         pixels, row = draw_pair(PairPlan("train", number, 0, tmp_path))
         colour = np.array(COLOURS[row["colour"]])
         inside = np.abs(pixels.astype(int) - colour).max(axis=-1) < 30
-        y, x = np.argwhere(inside).mean(axis=0) / demo.SIDE
+        y, x = np.argwhere(inside).mean(axis=0) / demo_scene.SIDE
         places = {0: "top", 1: "", 2: "bottom"}, {0: "left", 1: "", 2: "right"}
         found = [
             names[int(np.digitize(at, [0.41, 0.59]))]
@@ -63,9 +63,9 @@ def test_captions_are_true_of_the_picture(tmp_path):
 
 
 def test_the_photograph_is_the_one_that_is_named(tmp_path, monkeypatch):
-    digits, classes, photographs = demo._sources()
+    digits, classes, photographs = demo_scene.bundled_images()
     plain = [np.full_like(photographs[0], 255 * n) for n in range(2)]
-    monkeypatch.setattr(demo, "_sources", lambda: (digits, classes, plain))
+    monkeypatch.setattr(demo_scene, "bundled_images", lambda: (digits, classes, plain))
     for number in range(30):
         pixels, row = draw_pair(PairPlan("test", number, 0, tmp_path))
         assert SCENES[int(np.median(pixels) > 40)] == row["scene"]
@@ -143,14 +143,14 @@ def test_captions_of_clips(tmp_path, capsys):
 def test_test_pictures_share_nothing_with_training(tmp_path, monkeypatch):
     """Digits and photographs of the two splits are disjoint parts: see tests of the clips."""
     seen = {"train": set(), "test": set()}
-    original = demo._choose_digit
+    original = demo_scene.choose_digit
 
     def choose(split, digit, rng):
         ink = original(split, digit, rng)
         seen[split].add(ink.tobytes())
         return ink
 
-    monkeypatch.setattr(demo, "_choose_digit", choose)
+    monkeypatch.setattr(demo_scene, "choose_digit", choose)
     for split in seen:
         for number in range(40):
             draw_pair(PairPlan(split, number, 0, tmp_path))
