@@ -13,7 +13,7 @@ from codecvit.data.tokenizers import open_tokenizer
 # Makes `made.py` of this folder importable under pytest's importlib mode.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from made import WORDS, picture_bytes, synthetic, web  # noqa: E402
+from made import COUNT, WORDS, picture_bytes, synthetic, web, write_tar  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +50,21 @@ def write_table(tmp_path):
         return table
 
     return write
+
+
+@pytest.fixture
+def tars(tmp_path):
+    """Two tars; members of a pair in any order, files of other kinds among them."""
+    for shard, range_ in enumerate([range(4), range(4, COUNT)]):
+        found = []
+        for n in range_:
+            caption = {"re_caption": synthetic(n), "sha256": f"hash{n}", "width": 40}
+            files = [
+                (f"{n:05d}.txt", web(n).encode()),
+                (f"{n:05d}.png", picture_bytes(n)),
+                (f"{n:05d}.json", json.dumps(caption).encode()),
+                (f"{n:05d}.npz", b"other"),
+            ]
+            found += files if n % 2 else files[::-1]
+        write_tar(tmp_path / f"shard-{shard:02d}.tar", found)
+    return tmp_path

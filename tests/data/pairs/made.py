@@ -11,6 +11,8 @@ from PIL import Image
 WORDS = """[PAD] [bos] [eos] [UNK] [CLS] picture number is big small red green a the , . !
 0 1 2 3 4 5 6 7 8 9 ##0 ##1 ##2 ##3 ##4 ##5 ##6 ##7 ##8 ##9 one two three"""
 
+COUNT = 7  # pairs of a source that is made of several files
+
 
 def picture_bytes(number: int, width: int = 40, height: int = 32, kind: str = "PNG") -> bytes:
     """A plain picture: red says its number."""

@@ -1,22 +1,17 @@
-"""Every kind of source gives the same pairs; columns, keys, joins, what is refused."""
+"""Every kind of source gives the same pairs; columns, keys, what is refused."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import pickle
 
-import numpy as np
 import pytest
-from made import picture_bytes, synthetic, web, write_tar
-from PIL import Image
+from made import COUNT, picture_bytes, synthetic, web, write_tar
 
 from codecvit.data.pairs import COLUMN_PRESETS, PairError, members, open_pairs
 from codecvit.data.pairs.source import unique_keys
-
-COUNT = 7
 
 
 def numbers(source):
@@ -34,24 +29,6 @@ def check(source, text_1=True):
             said = {"text_0": web(number)} | ({"text_1": synthetic(number)} if text_1 else {})
             assert pair.texts == said
             assert pair.picture().getpixel((3, 3)) == (number * 5, 100, 200)
-
-
-@pytest.fixture
-def tars(tmp_path):
-    """Two tars; members of a pair in any order, files of other kinds among them."""
-    for shard, range_ in enumerate([range(4), range(4, COUNT)]):
-        found = []
-        for n in range_:
-            caption = {"re_caption": synthetic(n), "sha256": f"hash{n}", "width": 40}
-            files = [
-                (f"{n:05d}.txt", web(n).encode()),
-                (f"{n:05d}.png", picture_bytes(n)),
-                (f"{n:05d}.json", json.dumps(caption).encode()),
-                (f"{n:05d}.npz", b"other"),
-            ]
-            found += files if n % 2 else files[::-1]
-        write_tar(tmp_path / f"shard-{shard:02d}.tar", found)
-    return tmp_path
 
 
 @pytest.mark.parametrize("pattern", ["shard-*.tar", "shard-{00..01}.tar", "shard-0{0,1}.tar"])
@@ -239,60 +216,6 @@ def test_columns_can_be_named(write_table):
     assert source.read(2).texts == {"text_0": "alt 2", "text_1": web(2)}
 
 
-@pytest.mark.parametrize("join", ["key", "sha256"])
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_captions_apart_are_joined(tars, join, kind):
-    """By key: the name within its tar; by sha256: what the .json says of the picture."""
-    rows = [
-        {
-            "key": f"{n:05d}",
-            "sha256": f"hash{n}",
-            "org_caption": f"the web {n}",
-            "re_caption": f"new {n}",
-        }
-        for n in reversed(range(1, COUNT))
-    ]
-    path = tars / f"captions*.{kind}"
-    if kind == "jsonl":
-        for part in (0, 1):
-            text = "".join(json.dumps(row) + "\n" for row in rows[part::2])
-            (tars / f"captions-{part}.jsonl").write_text(text)
-    else:
-        pyarrow = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.Table.from_pylist(rows), tars / "captions.parquet")
-    source = open_pairs(
-        f"webdataset:{tars}/*.tar", preset="recap-datacomp", captions=path, join=join
-    )
-    assert source.read(5).texts == {"text_0": "the web 5", "text_1": "new 5"}
-    assert source.read(0).texts == {"text_0": web(0), "text_1": synthetic(0)}  # not in the table
-    assert len(source.captions) == COUNT - 1
-
-
-def test_sha256_of_the_picture_joins_where_no_field_tells_it(write_table, tmp_path):
-    rows = [
-        {"sha256": hashlib.sha256(picture_bytes(n)).hexdigest(), "caption": f"joined {n}"}
-        for n in (2, 0)
-    ]
-    path = tmp_path / "captions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = open_pairs(f"table:{write_table(3)}", captions=path, join="sha256")
-    assert [source.read(n).texts["text_0"] for n in range(3)] == ["joined 0", web(1), "joined 2"]
-
-
-def test_captions_that_contradict_each_other_are_refused(write_table, tmp_path):
-    table, path = write_table(3), tmp_path / "captions.jsonl"
-    path.write_text('{"key": "a", "caption": "x"}\n{"key": "a", "caption": "y"}\n')
-    with pytest.raises(ValueError, match="'a' is there twice"):
-        open_pairs(f"table:{table}", captions=path)
-    path.write_text('{"key": "a", "other": "x"}\n')
-    with pytest.raises(ValueError, match="none of the columns"):
-        open_pairs(f"table:{table}", captions=path)
-    with pytest.raises(ValueError, match="join = 'url'"):
-        open_pairs(f"table:{table}", captions=path, join="url")
-
-
 def test_keys_are_unique():
     assert unique_keys(["a", "b", "a", "a~2", "a"]) == ["a", "b", "a~3", "a~2", "a~4"]
 
@@ -327,139 +250,6 @@ def test_a_table_without_pictures_is_refused(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"caption": "a"}\n')
     with pytest.raises(ValueError, match="no column for pictures.*among caption"):
         open_pairs(f"table:{tmp_path / 't.jsonl'}")
-
-
-# --- what pairs may be --------------------------------------------------------------------------
-
-
-def encoded(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def test_pictures_of_other_modes_are_read(write_table):
-    """CMYK, 16 bits, a palette with transparency, grey; of an animation the first frame."""
-    red = Image.new("RGB", (20, 16), (200, 30, 40))
-    sixteen = Image.fromarray(np.full((16, 20), 200 * 257, np.uint16))
-    files = {
-        "cmyk": encoded(red.convert("CMYK"), "JPEG", quality=95),
-        "16 bit": encoded(sixteen, "PNG"),
-        "palette": encoded(red.quantize(2), "PNG", transparency=1),
-        "grey": encoded(Image.new("L", (20, 16), 200), "PNG"),
-        "animated": encoded(
-            red, "GIF", save_all=True, append_images=[Image.new("RGB", (20, 16), (0, 0, 255))]
-        ),
-    }
-    table = write_table(len(files))
-    for number, data in enumerate(files.values()):
-        (table.parent / "images" / f"{number:03d}.png").write_bytes(data)
-    source = open_pairs(f"table:{table}")
-    for number, name in enumerate(files):
-        image = source.read(number).picture()
-        assert image.mode == "RGB" and image.size == (20, 16), name
-        expected = (200, 200, 200) if name in ("16 bit", "grey") else (200, 30, 40)
-        assert np.abs(np.array(image.getpixel((10, 8))) - expected).max() < 12, name
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (picture_bytes(3, kind="JPEG")[:-300], "cannot be read as an image"),
-        (picture_bytes(3)[:60], "cannot be read as an image"),
-        (picture_bytes(3, 1, 1), "1 x 1 pixels"),
-        (picture_bytes(3, 400, 2), "400 x 2 pixels"),
-        (b"<html>404</html>", "cannot be read as an image"),
-    ],
-)
-def test_damaged_pictures_name_their_pair(write_table, data, message):
-    table = write_table(2)
-    (table.parent / "images" / "001.png").write_bytes(data)
-    pair = open_pairs(f"table:{table}").read(1)
-    with pytest.raises(PairError, match=f"pair-001: undecodable: .*{message}") as error:
-        pair.picture()
-    assert error.value.kind == "undecodable"
-
-
-@pytest.mark.parametrize("limit", [1_000_000, 5_000_000])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(write_table, monkeypatch, limit):
-    table = write_table(1)
-    (table.parent / "images" / "000.png").write_bytes(encoded(Image.new("1", (3000, 3000)), "PNG"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(PairError, match="pair-000: undecodable: .*(3000 x 3000|9000000) pixels"):
-        open_pairs(f"table:{table}").read(0).picture()
-
-
-@pytest.mark.parametrize(
-    ("row", "kind", "message"),
-    [
-        ({"caption": "", "re_caption": " \n"}, "no text", "columns text_0, caption"),
-        ({"caption": None, "re_caption": None}, "no text", "columns text_0, caption"),
-        ({"caption": "x" * 1_000_000}, "bad text", "text_0 has 1000000 characters"),
-        ({"caption": "half \ud800"}, "bad text", "text_0 is not UTF-8"),
-        ({"re_caption": {"a": 1, "b": 2}}, "bad text", "text_1 is a dict"),
-        ({"path": "images/none.png"}, "dead", "cannot be read"),
-        ({"path": ""}, "dead", "no picture"),
-    ],
-)
-def test_unusable_rows_name_their_pair(write_table, row, kind, message):
-    source = open_pairs(f"table:{write_table(2, rows={1: row})}")
-    assert source.read(0).texts["text_0"] == web(0)
-    with pytest.raises(PairError, match=f"pair-001: {kind}: .*{message}") as error:
-        source.read(1)
-    assert error.value.kind == kind
-
-
-def test_a_damaged_line_costs_one_pair(write_table):
-    table = write_table(3)
-    lines = table.read_bytes().splitlines(keepends=True)
-    for bad in (b'{"path": \n', lines[1].replace(b"picture", b"\xff\xfe"), b"[1, 2]\n"):
-        table.write_bytes(lines[0] + bad + lines[2])
-        source = open_pairs(f"table:{table}")
-        assert source.keys == ["pair-000", "table-00000001", "pair-002"]
-        with pytest.raises(PairError, match="table-00000001: bad text"):
-            source.read(1)
-        assert source.read(2).texts["text_0"] == web(2)
-
-
-def test_a_parquet_text_that_is_not_utf8_costs_one_pair(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    captions = pyarrow.array([b"picture 0", b"\xff\xfe"]).cast(pyarrow.string(), safe=False)
-    images = pyarrow.array([picture_bytes(0)] * 2)
-    table = pyarrow.table({"key": ["a", "b"], "image": images, "caption": captions})
-    parquet.write_table(table, tmp_path / "t.parquet")
-    source = open_pairs(f"table:{tmp_path}/t.parquet")
-    assert source.read(0).texts == {"text_0": web(0)}
-    with pytest.raises(PairError, match="b: bad text: .*utf-8"):
-        source.read(1)
-
-
-def test_unusable_members_name_their_pair(tmp_path):
-    files = [
-        ("a.png", picture_bytes(1)),
-        ("a.txt", b"\xff\xfe\x00"),
-        ("b.txt", b"text without a picture"),
-        ("c.png", picture_bytes(1)),
-        ("c.json", b"{"),
-        ("d.png", b""),
-        ("d.txt", b"empty picture"),
-        ("e.png", picture_bytes(1)),
-    ]
-    write_tar(tmp_path / "t.tar", files)
-    source = open_pairs(f"webdataset:{tmp_path / 't.tar'}")
-    expected = {
-        "t/a": "bad text: text_0 is not UTF-8",
-        "t/b": "dead: no picture among txt",
-        "t/c": "bad text: its .json is not JSON",
-        "t/d": "dead: 0 of 0 bytes",
-        "t/e": "no text: nothing in the columns",
-    }
-    for index, (key, message) in enumerate(expected.items()):
-        with pytest.raises(PairError, match=f"{key}: {message}"):
-            source.read(index)
 
 
 def test_presets_agree_on_the_names_of_texts():
