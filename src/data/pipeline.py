@@ -71,6 +71,10 @@ class Loader:
         """Examples of each record set that all processes together have taken; sums to the state."""
         return self._mixture.counts(self.get_state())
 
+    def counts(self) -> dict[str, int]:
+        """What this process has met so far: `unreadable/KIND`, different records of a kind."""
+        return {f"unreadable/{kind}": count for kind, count in self.unreadable_kinds.items()}
+
     def set_state(self, examples: int) -> None:
         """Continues after the first `examples` examples of the stream, whoever took them."""
         self._iterator.set_state({"global_next_index": examples})

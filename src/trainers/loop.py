@@ -147,6 +147,8 @@ class Loop:
         for name, counts in self._sources.taken().items():
             # Of a mixture only: otherwise the step tells.
             found |= {f"data/{name}/set{i}": n for i, n in enumerate(counts) if len(counts) > 1}
+        for name, counts in self._sources.counts().items():
+            found |= {f"data/{name}/{key}": float(count) for key, count in counts.items()}
         if (gib := memory_peak_gib()) is not None:
             found["perf/memory_peak_gib"] = gib
         for counter in ("nan_steps", "bad_records"):

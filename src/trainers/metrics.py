@@ -19,6 +19,8 @@ WANDB_ID = "wandb_id"
 # What a line on the terminal names; the files have everything.
 SHOWN = ("train/loss", "train/nan_steps", "perf/samples_per_second", "perf/mfu")
 SHOWN += ("probe/", "val/", "test/", "zero_shot/", "retrieval/")
+# How many examples an evaluation had: the same every time, unless some could not be read.
+COUNTS = ("count", "images", "captions", "unreadable")
 
 
 class MetricWriter:
@@ -91,8 +93,7 @@ class MetricWriter:
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
         self._progress.update(self._task, completed=step)
-        shown = {k: v for k, v in values.items() if k.startswith(SHOWN)}
-        parts = [f"{k} {v:.4g}" for k, v in shown.items()]
+        parts = [f"{name} {values[name]:.4g}" for name in shown_names(values)]
         if "perf/step_seconds" in values:
             left = (self._total_steps - step) * values["perf/step_seconds"]
             parts.append(f"eta {datetime.timedelta(seconds=round(left))}")
@@ -117,6 +118,16 @@ class MetricWriter:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(self._path)
+
+
+def shown_names(values: Mapping[str, float]) -> list[str]:
+    """Of the metrics of a step those that a line on the terminal names."""
+    names = []
+    for name in filter(lambda name: name.startswith(SHOWN), values):
+        evaluation, _, last = name.rpartition("/")
+        if last not in COUNTS or values.get(f"{evaluation}/unreadable"):
+            names.append(name)
+    return names
 
 
 def start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,15 @@ class Sources:
     def taken(self) -> dict[str, list[int]]:
         """Per source the examples of each of its record sets taken in the present phase."""
         return {name: self._loader(name).taken() for name in self._sources}
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Per source what its loaders have counted in this process, all phases together."""
+        found = {}
+        for name, phases in self._sources.items():
+            total = found[name] = collections.Counter()
+            for phase in phases.values():
+                total.update(phase.loader.counts())
+        return found
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on where `get_state` was asked.

@@ -298,6 +298,7 @@ def test_unreadable_records_are_counted_up_to_a_limit(records, config_values, tm
     config = PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}, "total_steps": 10})
     metrics = pretrain.pretrain(config, tmp_path / "counted")
     assert metrics["train/bad_records"] > 0
+    assert metrics["data/video/unreadable/damaged"] > 0
     assert np.isfinite(metrics["train/loss"])
     strict = PretrainConfig.from_dict({**config.to_dict(), "max_bad_records": 0})
     with pytest.raises(TrainingStopped, match="unreadable records so far"):

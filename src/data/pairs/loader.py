@@ -40,6 +40,10 @@ class PairLoader(Loader):
         self.lacked += int(batch.pop(_LACKED).sum())
         return batch
 
+    def counts(self) -> dict[str, int]:
+        """As `Loader.counts`, and `lacked`."""
+        return {**super().counts(), "lacked": self.lacked}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PairExamples:

@@ -127,10 +127,16 @@ def test_captioning_alone_cannot_be_evaluated(evaluated, tmp_path):
 def test_pairs_that_cannot_be_read_are_counted(pair_values, pairs_folder, tmp_path):
     folder = shutil.copytree(pairs_folder, tmp_path / "pairs")
     (folder / "train3.png").write_bytes(b"no picture")
+    table = folder / "train.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    del rows[7]["text_1"]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = copy.deepcopy(pair_values)
-    values["sources"]["pairs"]["pairs"] = f"table:{folder}/train.jsonl"
+    values["sources"]["pairs"]["pairs"] = f"table:{table}"
     metrics = train_pairs(ContrastiveConfig.from_dict(values), tmp_path / "run")
     assert metrics["train/bad_records"] == 3  # 6 steps of 16 of 32: three epochs
+    assert metrics["data/pairs/lacked"] == 3
+    assert metrics["data/pairs/unreadable/undecodable"] == 1  # one picture, three times
 
 
 def test_the_mesh_of_a_run_must_divide_its_batch(pair_values, tmp_path):
