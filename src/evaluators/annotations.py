@@ -12,20 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..data.annotation_files import Files, annotation_file, csv_rows, read_json, text_lines
 from ..data.labels import sort_classes
 from ..data.sources import EXTENSIONS
-from .listing import (
-    Files,
-    Listing,
-    Split,
-    annotation_file,
-    check_classes,
-    class_number,
-    csv_rows,
-    number,
-    read_json,
-    text_lines,
-)
+from .listing import Listing, Split, check_classes, class_number, number
 
 
 def something_something(root: Path, num_classes: int) -> Listing:

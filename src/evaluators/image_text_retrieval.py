@@ -5,15 +5,9 @@ Shapes: N images, M captions, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from jax.sharding import Mesh
 
-from ..cluster.features import Features, embeddings
-from ..data.records import RecordSet
-from .captions import CaptionedImages
-from .embedding import EmbedImages, EmbedTexts, image_embeddings, text_embeddings
 from .labelled import Metrics
 from .ranks import UNRANKED, group_ranks
 
@@ -89,89 +83,4 @@ def image_text_retrieval(
             "captions": int(counts_M.sum()),
             "unreadable": int((~readable_N[asked_N]).sum()),
         }
-    )
-
-
-def retrieve_files(
-    data: CaptionedImages,
-    embed_images: EmbedImages,
-    embed_texts: EmbedTexts,
-    *,
-    size: int,
-    patch: int,
-    image_batch: int = 64,
-    text_batch: int = 256,
-    mesh: Mesh | None = None,
-) -> Metrics:
-    """Retrieval on a data set of image files and captions.
-
-    Args:
-      data: from `captions.read_captions`.
-      embed_images: a loader's batch -> float [image_batch, D].
-      embed_texts: always `text_batch` texts -> float [text_batch, D].
-      size: side of the view of an image in pixels.
-      patch: side of a patch in pixels.
-      image_batch: images at once.
-      text_batch: texts at once.
-      mesh: of the comparison, as for `image_text_retrieval`.
-
-    Returns:
-      As `image_text_retrieval`; images that are missing or damaged are among the "unreadable".
-
-    Raises:
-      ValueError: there is nothing to embed, or size is no multiple of patch.
-    """
-    images = image_embeddings(
-        data.paths, embed_images, size=size, patch=patch, batch_size=image_batch
-    )
-    return _retrieve(images, data.captions, embed_texts, text_batch, mesh)
-
-
-def retrieve_records(
-    record_set: RecordSet,
-    captions: Sequence[Sequence[str]],
-    embed_images: EmbedImages,
-    embed_texts: EmbedTexts,
-    *,
-    image_batch: int = 64,
-    text_batch: int = 256,
-    mesh: Mesh | None = None,
-) -> Metrics:
-    """Retrieval on a record set of images or videos.
-
-    Args:
-      record_set: the set.
-      captions: of each record, in the order of the records; a record without one is a candidate
-        only.
-      embed_images, embed_texts, image_batch, text_batch, mesh: as for `retrieve_files`.
-
-    Returns:
-      As `image_text_retrieval`.
-
-    Raises:
-      ValueError: other than one list of captions per record, or none in all of them.
-    """
-    if len(captions) != len(record_set):
-        raise ValueError(
-            f"captions are given for {len(captions)} records, {record_set.path} has "
-            f"{len(record_set)}: give a list, which may be empty, for each"
-        )
-    images = embeddings(record_set, embed_images, image_batch, silent=True)
-    return _retrieve(images, captions, embed_texts, text_batch, mesh)
-
-
-def _retrieve(
-    images: Features,
-    captions: Sequence[Sequence[str]],
-    embed_texts: EmbedTexts,
-    text_batch: int,
-    mesh: Mesh | None,
-) -> Metrics:
-    texts = [text for of_image in captions for text in of_image]
-    return image_text_retrieval(
-        images.rows_ND,
-        text_embeddings(texts, embed_texts, text_batch),
-        np.repeat(np.arange(len(captions)), [len(of_image) for of_image in captions]),
-        readable_N=images.readable_N,
-        mesh=mesh,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from ..data.annotation_files import Files
 from ..data.labels import sort_classes
 from ..data.sources import LABEL_COLUMN, Item, list_items
-from .listing import Files, Listing, Split, check_classes
+from .listing import Listing, Split, check_classes
 
 _SPLITS = (("train",), ("test", "val", "validation"))
 

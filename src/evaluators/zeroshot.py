@@ -10,11 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from ..cluster.features import embeddings
 from ..cluster.nearest import unit_rows
-from ..data.labels import Labels, load_labels
-from ..data.records import RecordSet
-from .embedding import EmbedImages, EmbedTexts, text_batches
+from .embedding import EmbedTexts, text_batches
 from .labelled import Metrics, ranks_to_metrics
 from .prompts import Classes
 from .ranks import group_ranks
@@ -111,76 +108,38 @@ def zero_shot(
     return ranks_to_metrics(rank_N[counts_N]) | {"unreadable": int((~readable_N[counts_N]).sum())}
 
 
-def zero_shot_records(
-    record_set: RecordSet,
-    column: str,
-    classes: Classes,
-    classes_YD: np.ndarray,
-    embed: EmbedImages,
-    *,
-    batch_size: int = 64,
-    mesh: Mesh | None = None,
-) -> Metrics:
-    """Zero-shot classification of a labelled record set.
+def class_numbers(called: Sequence[str], classes: Classes) -> np.ndarray:
+    """What examples are called, as numbers of classes.
+
+    A class may be called by its WordNet id, by any of its names, or by its number.
 
     Args:
-      record_set: images or videos.
-      column: its label column, for example `label` of a set packed from class folders.
-      classes: the classes that are asked for; see `class_numbers` for how the column names them.
-      classes_YD: their embeddings.
-      embed: a loader's batch -> float [batch_size, D] in the space of the texts.
-      batch_size: records at once.
-      mesh: of the comparison, as for `zero_shot`.
+      called: what each example's class is called.
+      classes: what the numbers mean.
 
     Returns:
-      As `zero_shot`; an unreadable record counts as wrong.
+      int32 [N].
 
     Raises:
-      ValueError: labels that are missing, have several columns, or name other classes.
+      ValueError: a name is that of no class, or of several.
     """
-    labels_N = class_numbers(load_labels(record_set, column), classes)
-    found = embeddings(record_set, embed, batch_size, silent=True)
-    return zero_shot(found.rows_ND, labels_N, classes_YD, readable_N=found.readable_N, mesh=mesh)
-
-
-def class_numbers(labels: Labels, classes: Classes) -> np.ndarray:
-    """The labels of a record set as numbers of the classes that are asked for.
-
-    Args:
-      labels: one column; its classes are called by WordNet ids, by first names, or by numbers, or
-        they have numbers alone.
-      classes: what the numbers shall mean.
-
-    Returns:
-      int32 [records], -1 = no label.
-
-    Raises:
-      ValueError: several columns, or a class that is not among `classes`.
-    """
-    if labels.values.shape[1] != 1:
-        raise ValueError(
-            f"labels {labels.name!r} have {labels.values.shape[1]} columns; zero-shot "
-            "classification takes one label per image"
-        )
-    called = labels.classes
-    if called is None or all(name.isdecimal() for name in called):
-        numbers = range(labels.num_classes) if called is None else map(int, called)
-        place = {number: number for number in range(len(classes))}
-    elif classes.ids is not None and set(called) <= set(classes.ids):
-        numbers, place = called, {name: i for i, name in enumerate(classes.ids)}
-    else:
-        numbers, place = called, {names[0]: i for i, names in enumerate(classes.names)}
-        if len(place) < len(classes):
+    meanings: dict[str, set[int]] = {}
+    for number, names in enumerate(classes.names):
+        own_id = () if classes.ids is None else (classes.ids[number],)
+        for name in (str(number), *names, *own_id):
+            meanings.setdefault(name, set()).add(number)
+    for name in dict.fromkeys(called):
+        numbers = sorted(meanings.get(name, ()))
+        if not numbers:
             raise ValueError(
-                f"labels {labels.name!r} name their classes ({called[0]!r}, ...), but some of the "
-                f"{len(classes)} classes have the same name: label by WordNet ids, which then "
-                "stand before the names in the file of classes, or by numbers"
+                f"class {name!r} is none of the {len(classes)} classes that are asked for "
+                f"({classes.names[0][0]!r}, ...)"
             )
-    table = [place.get(number, -2) for number in numbers]
-    if -2 in table:
-        unknown = called[table.index(-2)] if called else table.index(-2)
-        raise ValueError(
-            f"labels {labels.name!r} have the class {unknown!r}, which is none of the "
-            f"{len(classes)} classes that are asked for ({classes.names[0][0]!r}, ...)"
-        )
-    return np.array([*table, -1], np.int32)[labels.values[:, 0]]
+        if len(numbers) > 1:
+            of_several = ", ".join(f"{n} ({classes.names[n][0]!r})" for n in numbers)
+            raise ValueError(
+                f"class {name!r} may be any of the classes {of_several}: call the examples by "
+                "WordNet ids, which then stand before the names in the file of classes, or by "
+                "numbers that are the name of no other class"
+            )
+    return np.array([min(meanings[name]) for name in called], np.int32)

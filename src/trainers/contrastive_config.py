@@ -92,9 +92,10 @@ class ZeroShotConfig:
     """Zero-shot classification inside training (docs/image_text_evaluation.md).
 
     Attributes:
-      pairs: the test images, KIND:PATH; the first text of each is the name of its class.
+      pairs: the test images, KIND:PATH; the first text of each is its class: a name, a WordNet id
+        or a number.
       classes: file of class names, a line each, aliases separated by commas.
-      preset, columns: which column holds the name of the class.
+      preset, columns: which column holds the class.
       templates: name of a template set or a file of them.
       every_steps: cadence; the last step always evaluates.
       batch_size: images or texts embedded at once, over all devices.

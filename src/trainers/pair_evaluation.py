@@ -1,7 +1,9 @@
 """Zero-shot classification and retrieval of an image-text model, inside training and alone.
 
     codecvit evaluate-pairs CHECKPOINT --zero-shot records:IMAGENET_VAL --classes classes.txt
-    codecvit evaluate-pairs CHECKPOINT --retrieval records:COCO_VAL --out results.json
+    codecvit evaluate-pairs CHECKPOINT --retrieval coco-karpathy:COCO --out results.json
+
+Pairs are of any kind that `codecvit pack-pairs` reads, packed or not (docs/data.md).
 
 N images, D embedding.
 """
@@ -20,13 +22,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..cluster.features import Features
-from ..data.pairs import PairSource, iterate_pairs, open_pairs
+from ..data.pairs import PairError, PairSource, iterate_pairs, open_pairs
+from ..data.pairs.open import SPECS
 from ..data.pairs.records import RecordPairs
 from ..data.tokenizers import Tokenizer
 from ..evaluators.embedding import text_embeddings
 from ..evaluators.image_text_retrieval import image_text_retrieval
 from ..evaluators.prompts import class_prompts, read_classes, read_templates
-from ..evaluators.zeroshot import class_embeddings, zero_shot
+from ..evaluators.zeroshot import class_embeddings, class_numbers, zero_shot
 from ..files import write_json
 from ..models import clip
 from ..models.clip import ClipConfig
@@ -106,14 +109,14 @@ class ZeroShot:
       config: its pairs, classes and templates.
 
     Raises:
-      ValueError: pairs or classes can't be read, or a pair names none of the classes.
+      ValueError: pairs or classes can't be read, or a pair names none or several of the classes.
     """
 
     def __init__(self, config: ZeroShotConfig) -> None:
         self._config = config
         self._source = open_pairs(config.pairs, preset=config.preset, columns=config.columns)
         self._classes = read_classes(config.classes)
-        self._labels_N = class_labels(self._source, self._classes.names, self._classes.ids)
+        self._labels_N = self._read_labels()
 
     def __call__(self, model: PairModel) -> dict[str, float]:
         """top1, top5 and counts, as `evaluators.zeroshot.zero_shot`."""
@@ -121,6 +124,24 @@ class ZeroShot:
         classes_YD = class_embeddings(prompts, model.texts, self._config.batch_size)
         images = model.images(self._source, self._config.batch_size)
         return zero_shot(images.rows_ND, self._labels_N, classes_YD, readable_N=images.readable_N)
+
+    def _read_labels(self) -> np.ndarray:
+        """The class of each pair by its first text; -1 for one without a text, which is not asked.
+
+        An unreadable pair counts as wrong whatever its class is, so it gets the first.
+        """
+        texts = read_texts(self._source)
+        called = {place: found[0] for place, found in enumerate(texts) if found}
+        try:
+            numbers = class_numbers(list(called.values()), self._classes)
+        except ValueError as error:
+            raise ValueError(
+                f"{self._source.name}: {error}; if it is not the class that this column says, name "
+                "another with columns = text_0=COLUMN"
+            ) from error
+        labels_N = np.array([0 if found is None else -1 for found in texts], np.int32)
+        labels_N[list(called)] = numbers
+        return labels_N
 
 
 class Retrieval:
@@ -136,19 +157,20 @@ class Retrieval:
     def __init__(self, config: RetrievalConfig) -> None:
         self._config = config
         self._source = open_pairs(config.pairs, preset=config.preset, columns=config.columns)
+        # The captions of an unreadable pair are not known: one that says nothing stands for them,
+        # which is not found either.
+        texts = [[""] if found is None else found for found in read_texts(self._source)]
+        self._captions = [text for found in texts for text in found]
+        counts = [len(found) for found in texts]
+        self._image_of_M = np.repeat(np.arange(len(texts), dtype=np.int32), counts)
 
     def __call__(self, model: PairModel) -> dict[str, float]:
         """Recalls both ways and counts, as `evaluators.image_text_retrieval`."""
-        captions, image_of = [], []
-        for index in range(len(self._source)):
-            for text in self._source.read(index, media=False).texts.values():
-                captions.append(text)
-                image_of.append(index)
         images = model.images(self._source, self._config.batch_size)
         return image_text_retrieval(
             images.rows_ND,
-            text_embeddings(captions, model.texts, self._config.batch_size),
-            np.array(image_of, np.int32),
+            text_embeddings(self._captions, model.texts, self._config.batch_size),
+            self._image_of_M,
             readable_N=images.readable_N,
         )
 
@@ -200,27 +222,23 @@ class PairEvaluations:
         return found
 
 
-def class_labels(
-    source: PairSource, names: tuple[tuple[str, ...], ...], ids: tuple[str, ...] | None
-) -> np.ndarray:
-    """The class of every pair by its first text: a name, a WordNet id or the class's number.
+def read_texts(source: PairSource) -> list[list[str] | None]:
+    """The texts of each pair: an empty list if it has none, None if it can't be read.
 
     Raises:
-      ValueError: a text names none of the classes.
+      ValueError: no pair has a text.
     """
-    place = {str(number): number for number in range(len(names))}
-    place |= {alias: number for number, of_class in enumerate(names) for alias in of_class}
-    place |= {name: number for number, name in enumerate(ids or ())}
-    labels_N = np.full(len(source), -1, np.int32)
+    texts: list[list[str] | None] = []
+    problem = "it holds no pairs"
     for index in range(len(source)):
-        text = next(iter(source.read(index, media=False).texts.values()))
-        if text not in place:
-            raise ValueError(
-                f"{source.name}, pair {source.keys[index]}: {text!r} is none of the {len(names)} "
-                f"classes ({names[0][0]!r}, ...): name another column with --columns text_0=COLUMN"
-            )
-        labels_N[index] = place[text]
-    return labels_N
+        try:
+            texts.append(list(source.read(index, media=False).texts.values()))
+        except PairError as error:
+            texts.append([] if error.kind == "no text" else None)
+            problem = str(error)
+    if not any(texts):
+        raise ValueError(f"{source.name}: no pair has a text, the last one because: {problem}")
+    return texts
 
 
 def main(argv: list[str]) -> int:
@@ -231,10 +249,10 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="what codecvit.load_clip takes")
-    parser.add_argument("--zero-shot", metavar="PAIRS", help="labelled images, KIND:PATH")
+    parser.add_argument("--zero-shot", metavar="PAIRS", help=f"labelled images, one of {SPECS}")
     parser.add_argument("--classes", help="file of class names, for --zero-shot")
     parser.add_argument("--templates", default="imagenet-7", help="name or file of templates")
-    parser.add_argument("--retrieval", metavar="PAIRS", help="captioned images, KIND:PATH")
+    parser.add_argument("--retrieval", metavar="PAIRS", help="captioned images, likewise")
     parser.add_argument("--preset", help="which columns are what; default imagenet, coco")
     parser.add_argument("--columns", default="", help="other columns, as for pack-pairs")
     parser.add_argument("--tokenizer", help="file; by default the one that the model names")

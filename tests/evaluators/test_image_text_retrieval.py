@@ -4,18 +4,9 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from PIL import Image
 
-from codecvit.data.pack import main as pack
-from codecvit.data.records import RecordSet
-from codecvit.evaluators.captions import CaptionedImages
-from codecvit.evaluators.embedding import image_embeddings, text_embeddings
-from codecvit.evaluators.image_text_retrieval import (
-    RECALLS,
-    image_text_retrieval,
-    retrieve_files,
-    retrieve_records,
-)
+from codecvit.evaluators.embedding import text_embeddings
+from codecvit.evaluators.image_text_retrieval import RECALLS, image_text_retrieval
 
 
 def data(images=90, captions=240, features=16, noise=1.5, seed=0):
@@ -129,84 +120,13 @@ def test_wrong_arguments_are_named():
             image_text_retrieval(**arguments)
 
 
-COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "grey": (90, 90, 90)}
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+def test_text_embeddings_do_not_depend_on_the_batch(batch_size):
+    def embed(texts):
+        assert len(texts) == batch_size
+        return np.array([[len(text), 1] for text in texts])
 
-
-def embed_images(batch):
-    """The mean colour; a row without an image would be 0 / 0."""
-    patches = batch["patches"]
-    assert patches.shape == (3, 4, 14 * 14 * 3) and batch["positions"].shape == (3, 4, 3)
-    pixels = patches.reshape(*patches.shape[:2], -1, 3).astype(np.float32).sum((1, 2))
-    with np.errstate(invalid="ignore"):
-        return pixels / batch["length"][:, None]
-
-
-def embed_texts(texts):
-    assert len(texts) == 4
-    return np.array([COLOURS.get(text.split("_")[0], (1, 1, 1)) for text in texts], np.float64)
-
-
-def test_files_from_end_to_end(tmp_path):
-    paths = []
-    for name, colour in COLOURS.items():
-        paths.append(tmp_path / f"{name}.png")
-        Image.new("RGB", (64, 40), colour).save(paths[-1])
-    paths[2].write_bytes(b"damaged")
-    captions = (("red_1", "red_2", "grey_0"), ("green_1",), ("blue_1", "blue_2"), ("grey_1",))
-    data = CaptionedImages(tuple(COLOURS), tuple(paths), captions, (), ())
-    found = retrieve_files(
-        data, embed_images, embed_texts, size=28, patch=14, image_batch=3, text_batch=4
-    )
-    assert (found["images"], found["captions"], found["unreadable"]) == (4, 7, 1)
-    # Blue is unreadable. Grey's own caption ties with a wrong one that says the same.
-    assert found["image_to_text_r1"] == 2 / 4
-    assert found["text_to_image_r1"] == 4 / 7
-    assert found["text_to_image_r5"] == 5 / 7 and found["image_to_text_r5"] == 3 / 4
-
-
-def test_a_record_set_and_its_captions(tmp_path):
-    for name in ("blue", "green", "red"):
-        (tmp_path / "images").mkdir(exist_ok=True)
-        Image.new("RGB", (28, 28), COLOURS[name]).save(tmp_path / "images" / f"{name}.png")
-    options = ["--size", "28", "--patch", "14", "--workers", "1"]
-    assert pack([str(tmp_path / "images"), "--out", str(tmp_path / "set"), *options]) == 0
-    records = RecordSet(tmp_path / "set" / "image")
-    assert [key.split(".")[0] for key in records.keys] == ["blue", "green", "red"]
-
-    def embed(batch):  # the set's batches are longer than its records
-        return batch["patches"].reshape(3, -1, 3).astype(np.float32).sum(1)
-
-    arguments = {"image_batch": 3, "text_batch": 4}
-    captions = [["blue_1", "blue_2"], [], ["green_1"]]
-    found = retrieve_records(records, captions, embed, embed_texts, **arguments)
-    assert (found["images"], found["captions"]) == (2, 3)
-    assert found["image_to_text_r1"] == 1 / 2
-    assert found["text_to_image_r1"] == 2 / 3  # the green image has no caption, and is in the way
-    with pytest.raises(ValueError, match="given for 2 records.* has 3"):
-        retrieve_records(records, captions[:2], embed, embed_texts)
+    found = text_embeddings(["a", "bb", "", "cccc"], embed, batch_size)
+    np.testing.assert_array_equal(found, [[1, 1], [2, 1], [0, 1], [4, 1]])
     with pytest.raises(ValueError, match="no texts"):
-        retrieve_records(records, [[], [], []], embed, embed_texts, **arguments)
-
-
-def test_features_of_files_do_not_depend_on_the_batch(tmp_path):
-    rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{i}.png" for i in range(5)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
-    paths.insert(1, tmp_path / "missing.png")
-
-    def embed(batch):
-        sums = batch["patches"].astype(np.float32).sum(2)
-        return np.concatenate([sums, batch["positions"].sum(2)], axis=1)
-
-    one, four = (image_embeddings(paths, embed, size=28, patch=14, batch_size=n) for n in (1, 4))
-    np.testing.assert_array_equal(one.rows_ND, four.rows_ND)
-    np.testing.assert_array_equal(four.readable_N, [1, 0, 1, 1, 1, 1])
-    np.testing.assert_array_equal(four.rows_ND[0, 4:], [0, 1, 1, 2])  # h + w of the patches
-    assert not four.rows_ND[1].any()
-    with pytest.raises(ValueError, match="size = 30 must be a multiple of patch = 14"):
-        image_embeddings(paths, embed, size=30, patch=14)
-    with pytest.raises(ValueError, match="no images"):
-        image_embeddings([], embed, size=28, patch=14)
-    with pytest.raises(ValueError, match="no texts"):
-        text_embeddings([], embed_texts)
+        text_embeddings([], embed)

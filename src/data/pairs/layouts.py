@@ -1,4 +1,4 @@
-"""Images and their captions as COCO and Flickr30k hand them out.
+"""`coco-karpathy:ROOT` and the like: images and captions as COCO and Flickr30k hand them out.
 
 Layouts: the annotation files of COCO (cocodataset.org), `results_20130124.token` of Flickr30k, and
 the splits of Karpathy and Fei-Fei (arXiv 1412.2306), `dataset_coco.json` and
@@ -8,33 +8,88 @@ shows them.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from .listing import Files, annotation_file, read_json, text_lines
+from ..annotation_files import Files, annotation_file, read_json, text_lines
+from ..sources import clean_key
+from .source import Columns, Entry, PairError, PairSource, unique_keys
 
 _PAGE = "docs/image_text_evaluation.md"
+_SHOWN = 3
+_LOG = logging.getLogger(__name__)
 SPLITS = ("train", "restval", "val", "test")
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptionedImages:
-    """Images in the order of the annotation file, each with its captions.
+class CaptionedImage(NamedTuple):
+    """One image of a data set.
 
     Attributes:
-      keys: name of each image's file.
-      paths: where it lies; of a missing image, where it was looked for first.
-      captions: one or more of each image.
-      missing: keys of the images that are not there, or empty.
-      unusable: what is wrong with entries that gave no image or no caption.
+      name: of its file, as the annotations have it.
+      path: where it lies; of a missing image, where it was looked for first.
+      size: bytes; 0 if it is not there, or empty.
+      captions: in the order of the annotations.
     """
 
-    keys: tuple[str, ...]
-    paths: tuple[Path, ...]
-    captions: tuple[tuple[str, ...], ...]
-    missing: tuple[str, ...]
-    unusable: tuple[str, ...]
+    name: str
+    path: str
+    size: int
+    captions: tuple[str, ...]
+
+
+class LayoutPairs(PairSource):
+    """The images of a data set in the order of its annotation file, each with its captions.
+
+    Its columns are `captions`, all of an image, and `caption_0`, `caption_1`, ...
+
+    Args:
+      name: what messages call it.
+      columns: which of its columns are what.
+      images: the images.
+      unusable: what is wrong with entries that gave no image or no caption.
+
+    Attributes:
+      unusable: as given.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: Columns,
+        images: Sequence[CaptionedImage],
+        unusable: Sequence[str],
+    ) -> None:
+        super().__init__(name, columns)
+        self._images, self.unusable = tuple(images), tuple(unusable)
+        self._keys = unique_keys([clean_key(image.name) for image in images])
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self._keys
+
+    @property
+    def stamp(self) -> str:
+        # Without the folder, so that a download that was moved stays packed.
+        known = [[image.name, image.size, image.captions] for image in self._images]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def entry(self, index: int, columns: Sequence[str], media: bool = True) -> Entry:
+        key, image = self._keys[index], self._images[index]
+        fields: dict[str, Any] = {f"caption_{n}": text for n, text in enumerate(image.captions)}
+        fields["captions"] = list(image.captions)
+        data = None
+        if media:
+            try:
+                data = Path(image.path).read_bytes()
+            except OSError as error:
+                raise PairError(key, "dead", f"{image.path} cannot be read ({error})") from error
+            if not data:
+                raise PairError(key, "dead", f"{image.path} is empty")
+        return Entry(key, {name: fields[name] for name in columns if name in fields}, data)
 
 
 class _Entries:
@@ -62,34 +117,27 @@ class _Entries:
             self.captions[name].append(" ".join(text.split()))
 
 
-def read_captions(
-    dataset: str, root: str | Path, *, split: str | None = None, per_image: int | None = None
-) -> CaptionedImages:
+def open_layout(layout: str, root: str, split: str, columns: Columns) -> LayoutPairs:
     """The images and captions of a data set.
 
     Args:
-      dataset: a key of READERS.
+      layout: a key of LAYOUTS.
       root: folder of the download.
-      split: of the Karpathy splits and of `flickr30k-token`; see there. None takes the usual one.
-      per_image: captions of an image to keep, the first ones; all by default. (COCO has five to
-        seven.)
+      split: of the Karpathy splits and of `flickr30k-token`; see there. "" takes the usual one.
+      columns: which of the columns of `LayoutPairs` are what.
 
     Returns:
-      The images that have captions; missing files are among them and named.
+      The images that have captions; those whose file is missing are among them, and dead. What is
+      of no use in the annotations is logged.
 
     Raises:
-      ValueError: an unknown data set or split, an annotation file that is missing or no such file,
-        or no image in it.
+      ValueError: an unknown split, an annotation file that is missing or no such file, or no image
+        in it.
     """
-    if dataset not in READERS:
-        raise ValueError(f"data set {dataset!r} is none of {', '.join(READERS)}")
-    if per_image is not None and per_image < 1:
-        raise ValueError(f"per_image = {per_image} must be 1 or more")
-    root = Path(root)
-    read, folders = READERS[dataset]
-    entries = read(root, split)
-    files = Files(root)
-    keys, paths, captions, missing = [], [], [], []
+    read, folders = LAYOUTS[layout]
+    entries = read(Path(root), split)
+    files = Files(Path(root))
+    images = []
     for name, texts in entries.captions.items():
         if not texts:
             entries.unusable.append(f"image {name} has no caption")
@@ -100,24 +148,22 @@ def read_captions(
         ]
         # A folder of one split, wherever it was unpacked; the copy of an archive without folders.
         candidates += [f"{folder}/{name}" if folder else name for folder in folders]
-        found = files.find(candidates)
-        keys.append(name)
-        paths.append(root / (found[0] if found else candidates[0]))
-        captions.append(tuple(texts[:per_image]))
-        if found is None:
-            missing.append(name)
-    if not keys:
-        raise ValueError(f"{root}: {dataset} has no image with a caption, see {_PAGE}")
-    return CaptionedImages(
-        tuple(keys), tuple(paths), tuple(captions), tuple(missing), tuple(entries.unusable)
-    )
+        place, size = files.find(candidates) or (candidates[0], 0)
+        images.append(CaptionedImage(name, str(Path(root) / place), size, tuple(texts)))
+    if not images:
+        raise ValueError(f"{root}: {layout} has no image with a caption, see {_PAGE}")
+    if entries.unusable:
+        first = "; ".join(entries.unusable[:_SHOWN])
+        _LOG.warning("%s: %d entries are of no use: %s", root, len(entries.unusable), first)
+    name = f"{layout}:{root}" + (f"#{split}" if split else "")
+    return LayoutPairs(name, columns, images, entries.unusable)
 
 
-def _coco(year: int) -> Callable[[Path, str | None], _Entries]:
+def _coco(year: int) -> Callable[[Path, str], _Entries]:
     """captions_val2014.json or captions_val2017.json: the whole validation set."""
 
-    def read(root: Path, split: str | None) -> _Entries:
-        if split is not None:
+    def read(root: Path, split: str) -> _Entries:
+        if split:
             raise ValueError(
                 f"split = {split!r}: coco{year} is the whole validation set; coco-karpathy has "
                 "splits"
@@ -135,10 +181,10 @@ def _coco(year: int) -> Callable[[Path, str | None], _Entries]:
     return read
 
 
-def _karpathy(name: str) -> Callable[[Path, str | None], _Entries]:
+def _karpathy(name: str) -> Callable[[Path, str], _Entries]:
     """dataset_coco.json or dataset_flickr30k.json, whose usual split is test."""
 
-    def read(root: Path, split: str | None) -> _Entries:
+    def read(root: Path, split: str) -> _Entries:
         split = split or "test"
         if split not in SPLITS:
             raise ValueError(f"split = {split!r} is none of {', '.join(SPLITS)}")
@@ -158,14 +204,14 @@ def _karpathy(name: str) -> Callable[[Path, str | None], _Entries]:
     return read
 
 
-def _flickr30k_token(root: Path, split: str | None) -> _Entries:
+def _flickr30k_token(root: Path, split: str) -> _Entries:
     """results_20130124.token: lines `1000092795.jpg#0<TAB>caption`; it has no splits.
 
     The split is a file of names, one a line with or without extension, for example `test.txt`;
-    None takes all images.
+    "" takes all images.
     """
     wanted = None
-    if split is not None:
+    if split:
         file = annotation_file(root, split, page=_PAGE)
         wanted = {Path(text).stem for _, text in text_lines(file)}
     file = annotation_file(root, "results_20130124.token", "results.token", page=_PAGE)
@@ -202,7 +248,7 @@ def _objects(
 
 
 # Per data set its reader, and the folders in which its images may lie below the root.
-READERS: dict[str, tuple[Callable[[Path, str | None], _Entries], tuple[str, ...]]] = {
+LAYOUTS: dict[str, tuple[Callable[[Path, str], _Entries], tuple[str, ...]]] = {
     "coco2014": (_coco(2014), ("", "images")),
     "coco2017": (_coco(2017), ("", "images")),
     "coco-karpathy": (_karpathy("coco"), ("", "images")),
