@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiler import xla_flags
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--clips", "40", "24", "--seeds", "1"]
@@ -14,7 +15,7 @@ TINY = ["--clips", "40", "24", "--seeds", "1"]
 
 def run(script, *arguments):
     command = [sys.executable, ROOT / "benchmarks" / script, *arguments]
-    env = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device
+    env = {**os.environ, "XLA_FLAGS": xla_flags()}
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True
     )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiler import xla_flags
 from ml_collections import ConfigDict
 
 from codecvit.trainers.command import prepare_jax
@@ -18,7 +19,7 @@ def train(*arguments):
         [sys.executable, "-m", "codecvit", "train", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env={**os.environ, "XLA_FLAGS": xla_flags()},
     )
 
 

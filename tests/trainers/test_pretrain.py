@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compiler import xla_flags
 
 from codecvit.data.pipeline import make_loader
 from codecvit.data.records import RecordSet
@@ -29,7 +30,6 @@ from codecvit.trainers.run_config import CheckpointConfig
 from codecvit.trainers.sources import on_device
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
-XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
 
 
 def command(records, workdir, **arguments):
@@ -45,7 +45,7 @@ def command(records, workdir, **arguments):
 
 
 def start(records, workdir, devices=1, **arguments):
-    env = {**os.environ, "XLA_FLAGS": f"{XLA_FLAGS}={devices}"}
+    env = {**os.environ, "XLA_FLAGS": xla_flags(devices)}
     return subprocess.Popen(
         command(records, workdir, **arguments),
         env=env,
@@ -250,7 +250,7 @@ def test_a_finished_run_is_left_as_it_is(records, uninterrupted, tmp_path):
 def test_wrong_settings_are_named_without_a_traceback(records, tmp_path, arguments, message):
     done = subprocess.run(
         command(records, tmp_path, steps=2) + arguments,
-        env={**os.environ, "XLA_FLAGS": f"{XLA_FLAGS}=1"},
+        env={**os.environ, "XLA_FLAGS": xla_flags()},
         capture_output=True,
         text=True,
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compiler import xla_flags
 
 from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
 from codecvit.trainers.metrics import read_metrics
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
 STEPS = 80
-XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
 
 
 def start(records, workdir, processes=2, **arguments):
@@ -30,7 +30,7 @@ def start(records, workdir, processes=2, **arguments):
     command += [f"--config={CONFIG}:{settings}", f"--workdir={workdir}"]
     started, devices = [], 4 // processes
     for number in range(processes):
-        env = {**os.environ, "XLA_FLAGS": f"{XLA_FLAGS}={devices}"}
+        env = {**os.environ, "XLA_FLAGS": xla_flags(devices)}
         if processes > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",

@@ -82,9 +82,7 @@ def test_both_losses_of_one_batch_fall_and_add_up(pair_values):
     assert first["pairs/captioning"] == pytest.approx(np.log(32), rel=0.35)
 
 
-# Slow, and on few cores XLA's CPU devices may wait for each other for ever, unless XLA_FLAGS has
-# --xla_cpu_enable_concurrency_optimized_scheduler=false. The losses are compared in tests/losses.
-@pytest.mark.slow
+@pytest.mark.slow  # the losses are compared in tests/losses
 @pytest.mark.parametrize("change", [lambda values: values, version_2, sigmoid])
 def test_the_mesh_does_not_change_the_numbers(pair_values, change):
     config = ContrastiveConfig.from_dict({**change(pair_values), "total_steps": 3})

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compiler import xla_flags
 
 from codecvit.__main__ import main
 from codecvit.configs.probe import get_config
@@ -42,7 +43,7 @@ def start(data, encoder, workdir, *overrides, **variables):
     command += [f"--config={CONFIG}:runlocal,data={data},encoder={encoder},input=codec6"]
     command += ["--config.batch_size=8", "--config.log_steps=1", "--config.lrs=(1e-3, 1e-5)"]
     command += ["--config.epochs=10", "--config.checkpoint.every_steps=5", *overrides]
-    env = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", **variables}
+    env = {**os.environ, "XLA_FLAGS": xla_flags(), **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=env, **pipes)
 
