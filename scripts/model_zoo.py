@@ -38,7 +38,7 @@ To measure a checkpoint of a row, ours or a published one after `codecvit import
 
 ```bash
 codecvit evaluate-pairs CHECKPOINT --tokenizer vocab.txt --zero-shot records:IMAGENET_VAL \\
-    --classes classes.txt --templates imagenet
+    --classes classes.txt --dataset imagenet --templates imagenet --canonical
 codecvit evaluate-pairs CHECKPOINT --tokenizer vocab.txt --retrieval records:COCO_VAL
 ```
 """

@@ -25,7 +25,7 @@ VERBS = {
         "train an encoder on images and texts, contrastive and captioning",
     ),
     "evaluate-pairs": (
-        "trainers.pair_evaluation",
+        "trainers.evaluate_pairs",
         "zero-shot classification and retrieval of an image-text model",
     ),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),

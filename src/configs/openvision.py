@@ -170,7 +170,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.retrieval = ConfigDict(tests)
     config.zero_shot = ConfigDict({})
     if arg.imagenet:
-        names = {"classes": arg.classes, "templates": arg.templates}
+        names = {"classes": arg.classes, "dataset": "imagenet", "templates": arg.templates}
+        names["canonical"] = True
         config.zero_shot.imagenet = ConfigDict({"pairs": arg.imagenet, **names})
     return runlocal(config, arg) if arg.runlocal else add_pair_defaults(config)
 

@@ -96,7 +96,10 @@ class ZeroShotConfig:
         or a number.
       classes: file of class names, a line each, aliases separated by commas.
       preset, columns: which column holds the class.
+      dataset: "imagenet" checks that the file names its 1,000 classes.
       templates: name of a template set or a file of them.
+      aliases: all names of a class are asked for, or the first alone.
+      canonical: prompts in lower case without punctuation, as OpenVision's evaluation has them.
       every_steps: cadence; the last step always evaluates.
       batch_size: images or texts embedded at once, over all devices.
     """
@@ -105,7 +108,10 @@ class ZeroShotConfig:
     classes: str
     preset: str = "imagenet"
     columns: str = ""
+    dataset: str = ""
     templates: str = "imagenet-7"
+    aliases: bool = True
+    canonical: bool = False
     every_steps: int = 1000
     batch_size: int = 256
 

@@ -1,20 +1,11 @@
-"""Zero-shot classification and retrieval of an image-text model, inside training and alone.
-
-    codecvit evaluate-pairs CHECKPOINT --zero-shot records:IMAGENET_VAL --classes classes.txt
-    codecvit evaluate-pairs CHECKPOINT --retrieval coco-karpathy:COCO --out results.json
-
-Pairs are of any kind that `codecvit pack-pairs` reads, packed or not (docs/data.md).
+"""Zero-shot classification and retrieval of an image-text model on pairs.
 
 N images, D embedding.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,19 +14,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..cluster.features import Features
 from ..data.pairs import PairError, PairSource, iterate_pairs, open_pairs
-from ..data.pairs.open import SPECS
 from ..data.pairs.records import RecordPairs
 from ..data.tokenizers import Tokenizer
 from ..evaluators.embedding import text_embeddings
 from ..evaluators.image_text_retrieval import image_text_retrieval
 from ..evaluators.prompts import class_prompts, read_classes, read_templates
 from ..evaluators.zeroshot import class_embeddings, class_numbers, zero_shot
-from ..files import write_json
 from ..models import clip
 from ..models.clip import ClipConfig
 from . import mesh as meshes
 from .contrastive_config import ContrastiveConfig, RetrievalConfig, ZeroShotConfig
-from .run_config import MeshConfig
 
 _INPUTS = ("patches", "positions", "length")
 
@@ -115,12 +103,18 @@ class ZeroShot:
     def __init__(self, config: ZeroShotConfig) -> None:
         self._config = config
         self._source = open_pairs(config.pairs, preset=config.preset, columns=config.columns)
-        self._classes = read_classes(config.classes)
+        self._classes = read_classes(config.classes, config.dataset or None)
         self._labels_N = self._read_labels()
 
     def __call__(self, model: PairModel) -> dict[str, float]:
         """top1, top5 and counts, as `evaluators.zeroshot.zero_shot`."""
-        prompts = class_prompts(self._classes, read_templates(self._config.templates))
+        config = self._config
+        prompts = class_prompts(
+            self._classes,
+            read_templates(config.templates),
+            aliases=config.aliases,
+            canonical=config.canonical,
+        )
         classes_YD = class_embeddings(prompts, model.texts, self._config.batch_size)
         images = model.images(self._source, self._config.batch_size)
         return zero_shot(images.rows_ND, self._labels_N, classes_YD, readable_N=images.readable_N)
@@ -239,73 +233,3 @@ def read_texts(source: PairSource) -> list[list[str] | None]:
     if not any(texts):
         raise ValueError(f"{source.name}: no pair has a text, the last one because: {problem}")
     return texts
-
-
-def main(argv: list[str]) -> int:
-    """The verb `evaluate-pairs`."""
-    parser = argparse.ArgumentParser(
-        prog="codecvit evaluate-pairs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", help="what codecvit.load_clip takes")
-    parser.add_argument("--zero-shot", metavar="PAIRS", help=f"labelled images, one of {SPECS}")
-    parser.add_argument("--classes", help="file of class names, for --zero-shot")
-    parser.add_argument("--templates", default="imagenet-7", help="name or file of templates")
-    parser.add_argument("--retrieval", metavar="PAIRS", help="captioned images, likewise")
-    parser.add_argument("--preset", help="which columns are what; default imagenet, coco")
-    parser.add_argument("--columns", default="", help="other columns, as for pack-pairs")
-    parser.add_argument("--tokenizer", help="file; by default the one that the model names")
-    parser.add_argument("--image-size", type=int, default=0, help="default: that of the training")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--ema", action="store_true", help="the moving average of the encoder")
-    parser.add_argument("--out", type=Path, help="also write the results, JSON")
-    args = parser.parse_args(argv)
-    if not args.zero_shot and not args.retrieval:
-        parser.error("give --zero-shot, --retrieval or both")
-    if args.zero_shot and not args.classes:
-        parser.error("--zero-shot needs --classes")
-    try:
-        results = evaluate(args)
-    except ValueError as error:
-        print(f"codecvit evaluate-pairs: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(results, indent=2))
-    if args.out:
-        write_json(args.out, results)
-    return 0
-
-
-def evaluate(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """What the command line asks for."""
-    from ..convert.openclip.read import read_clip
-
-    found = read_clip(args.model, ema=args.ema)
-    tokenizer = found.tokenizer(args.tokenizer)
-    if found.parts.text is None:
-        raise ValueError(f"{args.model} has no text tower, so no common embedding to evaluate")
-    mesh = meshes.make_mesh(MeshConfig())
-    common = {"columns": args.columns, "batch_size": args.batch_size}
-    results = {}
-    with jax.set_mesh(mesh):
-        size = args.image_size or found.origin.image_size
-        model = PairModel(found.parts.clip(), tokenizer, size, mesh)
-        model.params = jax.device_put(found.params, NamedSharding(mesh, PartitionSpec()))
-        if args.zero_shot:
-            config = ZeroShotConfig(
-                pairs=args.zero_shot,
-                classes=args.classes,
-                templates=args.templates,
-                preset=args.preset or "imagenet",
-                **common,
-            )
-            results["zero_shot"] = ZeroShot(config)(model)
-        if args.retrieval:
-            preset = args.preset or "coco"
-            config = RetrievalConfig(pairs=args.retrieval, preset=preset, **common)
-            results["retrieval"] = Retrieval(config)(model)
-    return results
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from codecvit.trainers import pair_evaluation
+from codecvit.trainers import evaluate_pairs
 from codecvit.trainers.checkpoint_reading import restore_params, restore_rest
 from codecvit.trainers.contrastive import train_on_mesh
 from codecvit.trainers.contrastive import train_pairs as train_on_all_devices
@@ -60,7 +60,7 @@ def test_it_learns_the_words_and_evaluates_alone_as_in_the_loop(
     arguments = [str(tmp_path / "run"), "--classes", f"{pairs_folder}/classes.txt"]
     arguments += ["--zero-shot", f"table:{pairs_folder}/test.jsonl", "--columns", "text_0=label"]
     arguments += ["--templates", f"{pairs_folder}/templates.txt", "--image-size", "28"]
-    assert pair_evaluation.main([*arguments, "--out", str(tmp_path / "alone.json")]) == 0
+    assert evaluate_pairs.main([*arguments, "--out", str(tmp_path / "alone.json")]) == 0
     capsys.readouterr()
     alone = json.loads((tmp_path / "alone.json").read_text())["zero_shot"]
     assert alone["top1"] == 1.0

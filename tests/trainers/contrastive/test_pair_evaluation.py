@@ -99,6 +99,18 @@ def test_a_pair_without_a_class_is_not_asked(model, tmp_path):
         zero_shot(tmp_path, spec, ["red", "green"])
 
 
+def test_aliases_and_the_form_of_prompts_are_asked_for(model, tmp_path):
+    """The model knows no "Red!"; classes of the same names are one."""
+    spec = write_table(tmp_path, [("red", {"label": 0}), ("green", {"label": 1})])
+    assert zero_shot(tmp_path, spec, ["Red!", "Green!"])(model)["top1"] == 0
+    assert zero_shot(tmp_path, spec, ["Red!", "Green!"], canonical=True)(model)["top1"] == 1
+    names = ["red, green", "green, red"]
+    assert zero_shot(tmp_path, spec, names)(model)["top1"] == 0  # both mean the same
+    assert zero_shot(tmp_path, spec, names, aliases=False)(model)["top1"] == 1
+    with pytest.raises(ValueError, match="names 2 classes, expected 1000"):
+        zero_shot(tmp_path, spec, names, dataset="imagenet")
+
+
 def damage(records, name):
     """Spoils the record whose key holds a name."""
     key = next(key for key in records.keys if name in key).encode()
