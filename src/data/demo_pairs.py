@@ -25,7 +25,7 @@ from .demo_scene import SIDE, draw_still
 from .progress import progress
 from .records import json_lines
 
-PAIRS_VERSION = 1
+PAIRS_VERSION = 2
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SCENES = ("a temple", "flowers")
 COLOURS = {
@@ -35,10 +35,10 @@ COLOURS = {
     "blue": (80, 140, 255),
     "yellow": (250, 230, 50),
 }
-SIZES = {"small": (44.0, 52.0), "big": (72.0, 84.0)}  # pixels
+SIZES = {"small": (64.0, 72.0), "big": (88.0, 100.0)}  # pixels
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-_CENTRES = (40.0, SIDE / 2, SIDE - 40.0)
-_SPREAD = 4.0  # pixels around a centre
+_CENTRES = (SIDE / 2 - 12, SIDE / 2, SIDE / 2 + 12)
+_SPREAD = 3.0  # pixels around a centre
 
 _WEB = (
     "a {colour} {digit} over {scene}",

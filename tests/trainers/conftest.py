@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from train_steps import take_steps
 
 from codecvit.data.records import (
     Record,
@@ -17,8 +17,7 @@ from codecvit.data.records import (
     save_labels,
 )
 from codecvit.sequence import PatchSequence
-from codecvit.trainers import mesh as meshes
-from codecvit.trainers.pretrain_step import init_state, make_train_step
+from codecvit.trainers import pretrain_step
 
 CLASSES = 12
 
@@ -100,17 +99,4 @@ def _batch(seed=0, rows=8, length=16):
 
 
 def _run(config, batches, devices=1):
-    """States and metrics of a few steps on a mesh over so many devices."""
-    mesh = meshes.make_mesh(config.mesh, jax.devices()[:devices])
-    with jax.set_mesh(mesh):
-        key = jax.random.key(config.seed)
-        shapes = jax.eval_shape(lambda k: init_state(config, k), key)
-        shardings = meshes.shard_tree(shapes, mesh, config.mesh)
-        state = jax.jit(lambda k: init_state(config, k), out_shardings=shardings)(key)
-        step = jax.jit(make_train_step(config), out_shardings=(shardings, None))
-        history = []
-        for rows in batches:
-            before = state
-            state, metrics = step(state, {"video": meshes.put_batch(rows, mesh)})
-            history.append(jax.device_get(metrics))
-        return jax.device_get(before), jax.device_get(state), history
+    return take_steps(pretrain_step, config, [{"video": rows} for rows in batches], devices)

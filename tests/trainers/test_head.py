@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_steps import program
 
-from codecvit.trainers import mesh as meshes
+from codecvit.trainers import pretrain_step
 from codecvit.trainers.pretrain_config import PretrainConfig
-from codecvit.trainers.pretrain_step import init_state, make_train_step
 from codecvit.trainers.run_config import MeshConfig
 
 CLASSES = 61
@@ -37,19 +37,15 @@ def make_config(values, sources=("video",), **head):
 
 def run(config, steps=1, devices=1, starts=()):
     """Metrics of each step and the last state; or of the first step as if it were each of some."""
-    mesh = meshes.make_mesh(config.mesh, jax.devices()[:devices])
-    with jax.set_mesh(mesh):
-        key = jax.random.key(0)
-        shapes = jax.eval_shape(lambda k: init_state(config, k), key)
-        shardings = meshes.shard_tree(shapes, mesh, config.mesh)
-        state = jax.jit(lambda k: init_state(config, k), out_shardings=shardings)(key)
-        step = jax.jit(make_train_step(config), out_shardings=(shardings, None))
-        batches = {name: meshes.put_batch(rows(), mesh) for name in config.sources}
+    made = program(pretrain_step, config, devices)
+    with jax.set_mesh(made.mesh):
+        state = made.init(0)  # the same parameters, whatever seed draws the classes
+        batches = made.put({name: rows() for name in config.sources})
         history = []
         for start in starts:
-            history.append(step(state | {"step": jnp.int32(start)}, batches)[1])
+            history.append(made.step(state | {"step": jnp.int32(start)}, batches)[1])
         for _ in range(0 if starts else steps):
-            state, metrics = step(state, batches)
+            state, metrics = made.step(state, batches)
             history.append(metrics)
         return jax.device_get(history), jax.device_get(state)
 

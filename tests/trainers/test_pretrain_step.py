@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_steps import program, take_steps
 
-from codecvit.trainers import mesh as meshes
+from codecvit.trainers import pretrain_step
 from codecvit.trainers.flops import train_flops_per_token
 from codecvit.trainers.pretrain_config import PretrainConfig
-from codecvit.trainers.pretrain_step import init_state, make_train_step, padded_classes
+from codecvit.trainers.pretrain_step import init_state, padded_classes
 from codecvit.trainers.run_config import MeshConfig
 
 
@@ -23,19 +24,26 @@ def test_the_loss_of_one_batch_falls(config_values, batch, run):
     assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {np.dtype(np.float32)}
 
 
-def test_the_mesh_does_not_change_the_numbers(config_values, batch, run):
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.slow),
+        {"data": 2, "fsdp": 2, "tensor": 2},
+    ],
+)
+def test_the_mesh_does_not_change_the_numbers(config_values, batch, run, sizes):
     values = {**config_values, "heads": {"main": {"num_classes": 13}}, "total_steps": 3}
     config = PretrainConfig.from_dict(values)
     batches = [batch(seed) for seed in range(3)]
     _, one, history_one = run(config, batches)
-    for sizes in ({"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}):
-        several = dataclasses.replace(config, mesh=MeshConfig(**sizes))
-        _, many, history_many = run(several, batches, devices=8)
-        for a, b in zip(history_one, history_many, strict=True):
-            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
-            np.testing.assert_allclose(a["grad_norm/encoder"], b["grad_norm/encoder"], rtol=1e-4)
-        kernel = ("params", "encoder", "blocks", "attn", "qkv", "kernel")
-        np.testing.assert_allclose(dig(one, kernel), dig(many, kernel), atol=2e-5)
+    several = dataclasses.replace(config, mesh=MeshConfig(**sizes))
+    _, many, history_many = run(several, batches, devices=8)
+    for a, b in zip(history_one, history_many, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        np.testing.assert_allclose(a["grad_norm/encoder"], b["grad_norm/encoder"], rtol=1e-4)
+    kernel = ("params", "encoder", "blocks", "attn", "qkv", "kernel")
+    np.testing.assert_allclose(dig(one, kernel), dig(many, kernel), atol=2e-5)
 
 
 def dig(tree, path):
@@ -74,11 +82,8 @@ def test_the_loss_of_several_sources_is_their_weighted_sum(config_values, batch)
     source = config_values["sources"]["video"]
     values = {**config_values, "sources": {"a": source, "b": {**source, "loss_weight": 0.5}}}
     config = PretrainConfig.from_dict(values)
-    mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
-    with jax.set_mesh(mesh):
-        state = init_state(config, jax.random.key(0))
-        batches = {name: meshes.put_batch(batch(i), mesh) for i, name in enumerate("ab")}
-        _, metrics = jax.jit(make_train_step(config))(state, batches)
+    batches = [{name: batch(i) for i, name in enumerate("ab")}]
+    _, _, (metrics,) = take_steps(pretrain_step, config, batches)
     total = float(metrics["a/loss"]) + 0.5 * float(metrics["b/loss"])
     assert float(metrics["loss"]) == pytest.approx(total, rel=1e-6)
 
@@ -94,15 +99,13 @@ def test_centres_are_padded_to_what_any_mesh_divides(classes, rows):
 def test_padding_centres_never_win(config_values, batch):
     """13 of 16 rows are classes: making the other three huge must change nothing."""
     config = PretrainConfig.from_dict({**config_values, "heads": {"main": {"num_classes": 13}}})
-    mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
-    with jax.set_mesh(mesh):
-        state = init_state(config, jax.random.key(0))
-        step = jax.jit(make_train_step(config))
-        rows = {"video": meshes.put_batch(batch(), mesh)}
-        _, plain = step(state, rows)
+    made = program(pretrain_step, config)
+    with jax.set_mesh(made.mesh):
+        state, rows = made.init(0), made.put({"video": batch()})
+        _, plain = made.step(state, rows)
         centres = state["params"]["heads"]["main"]["centres"]
         state["params"]["heads"]["main"]["centres"] = centres.at[13:].set(100.0)
-        _, padded = step(state, rows)
+        _, padded = made.step(state, rows)
     assert plain["loss"] == padded["loss"]
 
 
@@ -126,7 +129,8 @@ def test_analytic_flops_match_the_compiled_ones(config_values, batch):
         out = ViT(config.model).apply({"params": params}, rows["patches"], rows["positions"])
         return out["tokens"].astype(jnp.float32).sum()
 
-    params = init_state(config, jax.random.key(0))["params"]["encoder"]
+    shapes = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    params = shapes["params"]["encoder"]
     cost = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()
     analytic = 4 * 64 * train_flops_per_token(config.model, 64)
     assert 0.95 < cost["flops"] / analytic < 1.25
