@@ -23,6 +23,7 @@ from ..errors import MediaError
 from ..selection import choose
 from .mosaic import Mosaics, lay_out
 from .options import MosaicOptions
+from .span import Span
 from .stages import (
     RowName,
     npy,
@@ -59,6 +60,7 @@ class PackTask:
       selection: prefix of stage-1 files to take the patches from, or None to choose them.
       selection_out: folder to write stage-1 files to, or None.
       rows: whose stage-1 files are written.
+      span: the part of the video that is shown.
     """
 
     video: str
@@ -70,6 +72,7 @@ class PackTask:
     selection: str | None = None
     selection_out: str | None = None
     rows: tuple[RowName, ...] = ()
+    span: Span = dataclasses.field(default_factory=Span)
 
 
 class Pack(NamedTuple):
@@ -98,10 +101,13 @@ def make_pack(options: MosaicOptions, task: PackTask) -> Pack:
             "source": source,
             "stage1_hash": None if stage1 is None else stage1.hash,
         }
+        if not task.span.whole:
+            made_of["span"] = task.span.row()
         there = _meta_if_whole(task.folder)
         if (
             there is not None
             and all(there.get(name) == value for name, value in made_of.items())
+            and there.get("span", {}) == task.span.row()
             and not _lacks_selection(task, options, there)
         ):
             return Pack(there["images"], skipped=True)
@@ -184,11 +190,14 @@ def _lacks_selection(task: PackTask, options: MosaicOptions, meta: dict[str, Any
 
 
 def _select(path: Path, options: MosaicOptions, task: PackTask) -> Mosaics:
+    start, end = task.span.seconds(path)
     clip = sample_clip(
         path,
         options.num_frames,
         options.size,
         options.patch,
+        start,
+        end,
         geometry=options.geometry,
         sampling=options.sampling,
         config=options.config,
