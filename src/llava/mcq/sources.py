@@ -146,9 +146,9 @@ class Sources:
         if len(hashes) > 1:
             told = "; ".join(f"{name}: {where}" for name, where in sorted(hashes.items()))
             raise ValueError(
-                f"visuals would be made with different options ({told}): a model has to see what "
-                "it was trained on. Give packing the options of the assets, and the assets those of "
-                "the training data"
+                f"visuals would be made with different options ({told}), but a model has to see "
+                "what it was trained on: give packing the options of the assets, and make the "
+                "assets with those of the training data"
             )
         self._plan = Plan(source_of, reasons, next(iter(hashes), None), unstated)
         return self._plan
