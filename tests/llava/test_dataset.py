@@ -232,7 +232,8 @@ def test_failures_are_listed_and_too_many_stop_the_run(tmp_path):
     log.add([], 500)
     assert not path.exists()
     failures = [Failure(i, f"a row {i}", "COUNT" if i % 2 else "OSError", "why") for i in range(11)]
-    log.add(failures[:10], 500)  # 10 of 1000
+    log.add(failures[:10], 20)  # 10 of 520, of the 1000 that the share is at least taken of
+    log.add([], 480)
     with pytest.raises(TooManyFailures) as error:
         log.add(failures[10:], 10)
     for told in ("11 of 1010", "COUNT 5, OSError 6", "0.01", str(path), "a row 10: OSError: why"):

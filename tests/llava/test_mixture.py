@@ -56,7 +56,7 @@ def test_strategies(recipe, strategy, wanted):
     assert ids(load_mixture(path)) == wanted
 
 
-def test_random_rows_depend_on_the_seed_and_the_file_alone(recipe):
+def test_random_rows_depend_on_the_seed_and_the_file_alone(recipe, tmp_path):
     one = recipe("- {json_path: ten.jsonl, sampling_strategy: 'random:4'}")
     drawn = ids(load_mixture(one, seed=1))
     assert len(set(drawn)) == 4 and drawn == sorted(drawn)
@@ -66,6 +66,9 @@ def test_random_rows_depend_on_the_seed_and_the_file_alone(recipe):
         "- json_path: sub/five.json\n- {json_path: ten.jsonl, sampling_strategy: 'random:40%'}"
     )
     assert ids(load_mixture(two, seed=1))[5:] == drawn
+    (tmp_path / "same.jsonl").write_text((tmp_path / "ten.jsonl").read_text())
+    same = recipe("- {json_path: same.jsonl, sampling_strategy: 'random:4'}")
+    assert draws != [ids(load_mixture(same, seed=seed)) for seed in range(25)]
 
 
 def test_json_and_jsonl_repeated_rows_and_the_published_form(recipe):
