@@ -122,9 +122,13 @@ class LlavaForConditionalGeneration(PreTrainedModel):
             pixels = patches.view(len(patches), -1, 3).float() / 255
             patches = ((pixels - mean) / std).flatten(1)
         features = encoder_of(config.vision_config.model_type).features
-        return features(
-            tower, patches.to(tower.dtype), positions, lengths, config.vision_select_layer
-        )
+        # Said outright, because checkpointing in transformers makes the embeddings of a frozen
+        # encoder require gradients, and then the activations of all its blocks would be kept.
+        trained = any(parameter.requires_grad for parameter in self.vision_parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return features(
+                tower, patches.to(tower.dtype), positions, lengths, config.vision_select_layer
+            )
 
     def project_visuals(
         self,
@@ -232,12 +236,15 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         lengths: torch.Tensor | None = None,
         grids: torch.Tensor | None = None,
         visual_features: torch.Tensor | None = None,
+        *,
+        max_new_tokens: int,
         **options: Any,
     ) -> torch.Tensor:
         """Continues each row; arguments as for `forward`, padding on the left.
 
         Args:
-          options: of transformers' `generate`, such as `max_new_tokens` and `do_sample`.
+          max_new_tokens: most tokens of an answer.
+          options: of transformers' `generate`, such as `do_sample` and `num_beams`.
 
         Returns:
           The new ids alone, [B, new]; rows that ended earlier are padded.
@@ -250,11 +257,13 @@ class LlavaForConditionalGeneration(PreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         if not bool(attention_mask[:, -1].all()):
             raise ValueError("rows end in padding: generation needs padding on the left")
-        room = options.get("max_new_tokens") or 0
-        self._check_context(input_ids.shape[1] + room)
+        self._check_context(input_ids.shape[1] + max_new_tokens)
         embeds_BSE = self.embed(input_ids, patches, positions, lengths, grids, visual_features)
         return self.language_model.generate(
-            inputs_embeds=embeds_BSE, attention_mask=attention_mask, **options
+            inputs_embeds=embeds_BSE,
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            **options,
         )
 
     def _check_context(self, size: int) -> None:
