@@ -321,7 +321,9 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         fields = {**pixel_statistics(encoder_dir), **fields}
         if "template" not in fields:
             fields["template"] = template_for(text.config).name
-        config = LlavaConfig(tower.config, text.config, **fields)
+        config = LlavaConfig(
+            tower.config, text.config, attn_implementation=attn_implementation, **fields
+        )
         with torch.device("meta"):
             model = cls(config)
         model.projector = Projector(config).to(dtype)
