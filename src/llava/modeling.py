@@ -18,7 +18,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .config import VISUAL_TOKEN, LlavaConfig
-from .pooling import Arrangement, arrange
+from .pooling import arrange
 from .projectors import Projector, init_weights
 from .templates import template_for
 from .vision import encoder_of, load_encoder, pixel_statistics
@@ -138,9 +138,10 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         grids: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Visual tokens of features [L, D]: [N, E], and how many each visual has, [V]."""
-        plan: Arrangement = arrange(self.config, positions, lengths, grids)
+        places = (x.to(features.device) for x in (positions, lengths, grids))
+        plan = arrange(self.config, *places)
         dtype = next(self.projector.parameters()).dtype
-        tokens = self.projector(features.to(dtype), positions, plan)
+        tokens = self.projector(features.to(dtype), positions.to(features.device), plan)
         return tokens, plan.counts_V
 
     def embed(

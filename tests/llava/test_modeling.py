@@ -177,7 +177,7 @@ def test_a_fresh_process_loads_the_same_model_without_jax(make_model, tmp_path, 
     script = "import torch; torch.set_num_threads(1)\n" + FRESH
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
-        env={**os.environ, "USE_JAX": "0"},  # transformers 4.57 would import an installed jax
+        env={**os.environ, "USE_FLAX": "0"},  # transformers 4.57 would import an installed jax
         capture_output=True,
         text=True,
     )
