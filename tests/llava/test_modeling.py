@@ -272,6 +272,13 @@ def test_text_alone_has_the_logits_of_the_language_model(make_model, batch):
             torch.testing.assert_close(mode(**arguments).logits, expected)
 
 
+def test_sharded_training_knows_the_blocks_of_all_parts(make_model, tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    for one in (model, LlavaForConditionalGeneration.from_pretrained(tmp_path / "model")):
+        assert {"OneVisionEncoderLayer", "Qwen2DecoderLayer"} <= set(one._no_split_modules)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "phi3"])
 def test_bfloat16_and_autocast_are_close_to_float32(kind, make_model, batch):
