@@ -43,6 +43,15 @@ def test_features_are_a_hidden_state_of_the_encoder(layer, make_model, encoder_d
         torch.testing.assert_close(model.encode_visuals(pixels, positions, lengths), expected)
 
 
+def test_levels_become_pixels_in_float32(make_model):
+    """Also for a bfloat16 encoder: only the finished pixels are rounded."""
+    model = make_model(dtype=torch.bfloat16)
+    pixels = (IMAGE[0].view(-1, 3) / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
+    lengths = torch.tensor([16])
+    got = model.encode_visuals(IMAGE[0], IMAGE[1], lengths)
+    assert torch.equal(got, model.encode_visuals(pixels.view(16, -1), IMAGE[1], lengths))
+
+
 def test_an_export_folder_loads_with_its_pixel_statistics(tmp_path, encoder_dir):
     """Its own code is neither needed nor run; auto_map does not survive into another folder."""
     folder = tmp_path / "export"

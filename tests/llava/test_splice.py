@@ -21,9 +21,9 @@ PROJECTORS = [
     {"projector": "mlp2x_gelu"},
     {"projector": "mlp2x_gelu", "pool_level": 2, "pool_first": False},
     {"projector": "3davg+linear", "pool": (3, 2, 2), "position_embedding": "sincos"},
-    {"projector": "3dconv+linear", "pool": (3, 2, 2), "pool_empty": "drop"},
-    {"projector": "attentive+linear", "pool": (3, 2, 2)},
-    {"projector": "merger"},
+    {"projector": "3dconv+linear", "pool": (3, 2, 2), "pool_empty": "drop", "kind": "qwen3"},
+    {"projector": "attentive+linear", "pool": (3, 2, 2), "kind": "llama"},
+    {"projector": "merger", "kind": "phi3"},
 ]
 
 
