@@ -73,6 +73,18 @@ def test_an_export_folder_loads_with_its_pixel_statistics(tmp_path, encoder_dir)
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.slow
+def test_a_folder_of_codecvit_export_gives_the_same_model(encoder_dir, tmp_path, batch):
+    command = [sys.executable, "-m", "codecvit", "export", encoder_dir, "--out", tmp_path / "out"]
+    subprocess.run([*map(str, command), "--dtype", "float32"], check=True, capture_output=True)
+    assert (tmp_path / "out" / "modeling_onevision_encoder.py").is_file()
+    models = []
+    for folder in (encoder_dir, tmp_path / "out"):
+        torch.manual_seed(0)
+        models.append(LlavaForConditionalGeneration.from_parts(folder, language_config()))
+    assert torch.equal(logits(models[0], batch), logits(models[1], batch))
+
+
 def test_folders_that_are_no_encoder_are_refused(tmp_path, lm_dir):
     with pytest.raises(ValueError, match=r"has no config.json: name a folder that `codecvit exp"):
         LlavaForConditionalGeneration.from_parts(tmp_path, language_config())
