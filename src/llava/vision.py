@@ -96,11 +96,12 @@ def encoder_of(model_type: str | None) -> Encoder:
 
 def vision_config_of(config: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:
     """A dict, or a configuration of any class with a known `model_type`, as our own class."""
-    if not isinstance(config, dict):
-        config = config.to_dict()
-    config_class = encoder_of(config.get("model_type")).config_class
+    known = config if isinstance(config, dict) else config.to_dict()
+    config_class = encoder_of(known.get("model_type")).config_class
+    if isinstance(config, config_class):
+        return config
     # The folder's own code is not needed: the classes here are the same ones.
-    return config_class(**{k: v for k, v in config.items() if k not in ("auto_map", "model_type")})
+    return config_class(**{k: v for k, v in known.items() if k not in ("auto_map", "model_type")})
 
 
 def load_encoder(folder: str | Path, **options: Any) -> PreTrainedModel:
@@ -113,9 +114,11 @@ def load_encoder(folder: str | Path, **options: Any) -> PreTrainedModel:
     Raises:
       ValueError: `folder` has no config.json, or one of an unknown model type.
     """
-    return encoder_of(_read(folder, "config.json").get("model_type")).model_class.from_pretrained(
-        folder, **options
-    )
+    encoder = encoder_of(_read(folder, "config.json").get("model_type"))
+    tower = encoder.model_class.from_pretrained(folder, **options)
+    if hasattr(tower.config, "auto_map"):
+        del tower.config.auto_map  # it names files that a folder of the whole model doesn't have
+    return tower
 
 
 def pixel_statistics(folder: str | Path) -> dict[str, list[float]]:
