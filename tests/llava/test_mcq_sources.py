@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from codecvit.codec.llava import key_of
 from codecvit.codec.llava.cli import main
 from codecvit.codec.llava.options import MosaicOptions
 from codecvit.codec.llava.span import Span
+from codecvit.llava.assets import PUBLISHED
 from codecvit.llava.mcq.questions import read_questions
 from codecvit.llava.mcq.sources import Sources, VisualError, options_of, video_rows
 
@@ -238,3 +240,16 @@ def test_what_asks_no_model_loads_no_torch():
     code += "print([m for m in ('torch', 'jax', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_published_packs_pass_only_for_models_trained_on_such(made, tmp_path):
+    folder, assets = made
+    questions, _ = read_questions(folder)
+    shutil.copytree(assets / "assets", tmp_path / "assets")
+    for path in tmp_path.glob("assets/*/meta.json"):
+        path.unlink()
+    sources = Sources(str(folder), str(tmp_path), OPTIONS)
+    assert sources.plan(questions, PUBLISHED).config_hash == PUBLISHED
+    assert sources.load(questions[0])[0].seconds is None
+    with pytest.raises(ValueError, match="published pack"):
+        sources.plan(questions, OPTIONS.hash)
