@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 
 import numpy as np
 import pytest
@@ -251,3 +252,11 @@ def test_a_browser_draws_it_and_runs_nothing_else(runs, tmp_path):
     assert "<title>mine</title>" in dom and dom.count("<article") == 9
     assert "&lt;b&gt;bold&lt;/b&gt;" in dom and "<b>bold" not in dom
     assert "<img" not in dom and dom.count("<canvas") > 20
+
+
+def test_the_template_ships_with_the_package(root):
+    """An editable install would hide that it does not."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    shipped = project["tool"]["setuptools"]["package-data"]["codecvit.llava"]
+    files = {p.name for p in (root / "src" / "llava").iterdir() if p.suffix not in (".py", "")}
+    assert files == set(shipped) == {"report.html"}
