@@ -18,11 +18,11 @@ import av
 import numpy as np
 
 from ...files import exists, is_url, join, list_files, local_copy, read_bytes, remove, write_atomic
-from ..clip import sample_clip
 from ..errors import MediaError
-from ..selection import choose
-from .mosaic import Mosaics, lay_out
+from .choice import choose_patches
+from .mosaic import Mosaics, lay_out, mosaic_cells
 from .options import MosaicOptions
+from .span import Span
 from .stages import (
     RowName,
     npy,
@@ -59,6 +59,7 @@ class PackTask:
       selection: prefix of stage-1 files to take the patches from, or None to choose them.
       selection_out: folder to write stage-1 files to, or None.
       rows: whose stage-1 files are written.
+      span: the part of the video that is shown.
     """
 
     video: str
@@ -70,6 +71,7 @@ class PackTask:
     selection: str | None = None
     selection_out: str | None = None
     rows: tuple[RowName, ...] = ()
+    span: Span = dataclasses.field(default_factory=Span)
 
 
 class Pack(NamedTuple):
@@ -98,10 +100,13 @@ def make_pack(options: MosaicOptions, task: PackTask) -> Pack:
             "source": source,
             "stage1_hash": None if stage1 is None else stage1.hash,
         }
+        if not task.span.whole:
+            made_of["span"] = task.span.row()
         there = _meta_if_whole(task.folder)
         if (
             there is not None
             and all(there.get(name) == value for name, value in made_of.items())
+            and there.get("span", {}) == task.span.row()
             and not _lacks_selection(task, options, there)
         ):
             return Pack(there["images"], skipped=True)
@@ -184,16 +189,7 @@ def _lacks_selection(task: PackTask, options: MosaicOptions, meta: dict[str, Any
 
 
 def _select(path: Path, options: MosaicOptions, task: PackTask) -> Mosaics:
-    clip = sample_clip(
-        path,
-        options.num_frames,
-        options.size,
-        options.patch,
-        geometry=options.geometry,
-        sampling=options.sampling,
-        config=options.config,
-    )
-    selection = choose(clip, options.budget(clip), options.seed)
+    selection = choose_patches(path, options, task.span)
     if task.selection_out is not None:
         make_folder(task.selection_out)
         for row in task.rows:
@@ -225,6 +221,7 @@ def _write(
         put("frame_ids.npy", npy(clip.frame_ids_M.astype(np.int32)))
     for name in sorted(stale - files.keys()):
         remove(join(folder, name))
+    cell_rows, cell_columns = mosaic_cells(clip)
     meta = {
         "version": VERSION,
         **dict(task.identity),
@@ -235,6 +232,8 @@ def _write(
         "cells": len(mosaics.thw_N3),
         "rows": clip.rows,
         "columns": clip.columns,
+        "cell_rows": [cell_rows.start, cell_rows.stop],
+        "cell_columns": [cell_columns.start, cell_columns.stop],
         "frame_ids": clip.frame_ids_M.tolist(),
         "seconds": [round(seconds, 6) for seconds in clip.seconds_M.tolist()],
         "images": images,
