@@ -166,7 +166,7 @@ def test_bfloat16_learns_too(values, run, tmp_path):
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
-@pytest.mark.slow  # tests/data/test_augment.py proves what a flip is
+@pytest.mark.slow  # what a flip does is proved in tests/data
 def test_a_flip_is_drawn_only_when_asked_for(values, run, tmp_path):
     short = values | {"epochs": 1}
     off = run(short, tmp_path / "off")
