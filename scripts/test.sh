@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash setup.sh DEVICE=cpu EXTRAS=demo,dev
+bash setup.sh DEVICE=cpu EXTRAS=demo,dev,llava
 export PATH="$PWD/.venv/bin:$PATH"
 
 ruff format --check .

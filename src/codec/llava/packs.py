@@ -18,10 +18,9 @@ import av
 import numpy as np
 
 from ...files import exists, is_url, join, list_files, local_copy, read_bytes, remove, write_atomic
-from ..clip import sample_clip
 from ..errors import MediaError
-from ..selection import choose
-from .mosaic import Mosaics, lay_out
+from .choice import choose_patches
+from .mosaic import Mosaics, lay_out, mosaic_cells
 from .options import MosaicOptions
 from .stages import (
     RowName,
@@ -184,16 +183,7 @@ def _lacks_selection(task: PackTask, options: MosaicOptions, meta: dict[str, Any
 
 
 def _select(path: Path, options: MosaicOptions, task: PackTask) -> Mosaics:
-    clip = sample_clip(
-        path,
-        options.num_frames,
-        options.size,
-        options.patch,
-        geometry=options.geometry,
-        sampling=options.sampling,
-        config=options.config,
-    )
-    selection = choose(clip, options.budget(clip), options.seed)
+    selection = choose_patches(path, options)
     if task.selection_out is not None:
         make_folder(task.selection_out)
         for row in task.rows:
@@ -225,6 +215,7 @@ def _write(
         put("frame_ids.npy", npy(clip.frame_ids_M.astype(np.int32)))
     for name in sorted(stale - files.keys()):
         remove(join(folder, name))
+    cell_rows, cell_columns = mosaic_cells(clip)
     meta = {
         "version": VERSION,
         **dict(task.identity),
@@ -235,6 +226,8 @@ def _write(
         "cells": len(mosaics.thw_N3),
         "rows": clip.rows,
         "columns": clip.columns,
+        "cell_rows": [cell_rows.start, cell_rows.stop],
+        "cell_columns": [cell_columns.start, cell_columns.stop],
         "frame_ids": clip.frame_ids_M.tolist(),
         "seconds": [round(seconds, 6) for seconds in clip.seconds_M.tolist()],
         "images": images,

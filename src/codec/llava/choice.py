@@ -1,0 +1,36 @@
+"""The patches of a video by the options of mosaics: the one function behind packs on disk, training
+and evaluation, whether mosaics are made beforehand or on the fly."""
+
+from __future__ import annotations
+
+import os
+
+from ..clip import sample_clip
+from ..selection import Selection, choose
+from .options import MosaicOptions
+
+
+def choose_patches(path: str | os.PathLike[str], options: MosaicOptions) -> Selection:
+    """Decodes a video and chooses the patches that fill its mosaics.
+
+    Args:
+      path: any file that FFmpeg reads, or a folder of numbered images.
+      options: how mosaics are made.
+
+    Returns:
+      The selection; `lay_out` puts it into cells.
+
+    Raises:
+      ValueError: the options do not fit the video.
+      MediaError: the file is missing or damaged beyond use.
+    """
+    clip = sample_clip(
+        path,
+        options.num_frames,
+        options.size,
+        options.patch,
+        geometry=options.geometry,
+        sampling=options.sampling,
+        config=options.config,
+    )
+    return choose(clip, options.budget(clip), options.seed)

@@ -1,0 +1,142 @@
+"""Configuration of a video language model: encoder, language model, and what lies between them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.configuration_utils import PretrainedConfig
+
+from ..convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
+from .templates import TEMPLATES
+from .vision import vision_config_of
+
+VISUAL_TOKEN = -200
+"""The id that stands in `input_ids` where a visual token goes, as in LLaVA; no tokenizer has it."""
+
+POOLING = ("3davg", "3dconv", "attentive")
+"""Projectors, before their "+", that always bring a visual to the cells of `pool`."""
+
+PROJECTOR = re.compile(r"(?:(?:3davg|3dconv|attentive)\+)?(?:linear|mlp[1-9]\d*x_gelu)|merger")
+
+
+class LlavaConfig(PretrainedConfig):
+    """Everything that a checkpoint must say about itself; nothing is passed again at inference.
+
+    Args:
+      vision_config: of the encoder, as a configuration or a dict with its `model_type`.
+      text_config: of any causal language model of transformers, likewise.
+      projector: "linear", "mlp{k}x_gelu" (k linear layers), either of them behind "3davg+",
+        "3dconv+" or "attentive+", or "merger" (2 x 2 neighbours become one token).
+      pool: cells (t, h, w) that a pooled visual has at most; an axis never gets more cells than the
+        visual has steps on it (an image has one step in time).
+      pool_level: 0, or p: the cells on h and w are max(1, round(rows/p)) and likewise for columns,
+        in place of those of `pool`; it also makes "linear" and "mlp{k}x_gelu" pool.
+      pool_empty: what a cell without a patch becomes: "carry", the same cell of the nearest earlier
+        step; "drop", no token; "learned", one learned vector.
+      pool_first: pool before the projection (MERV), not behind it (VideoGPT+).
+      position_embedding: "none", or "sincos": a (t, h, w) code is added to the features through a
+        learned map that starts at zero.
+      vision_select_layer: index into the encoder's hidden states: -1 after the last block, -2
+        before it.
+      timestamps: a group of visual tokens follows its time as text.
+      template: name of the conversation template, see `templates.TEMPLATES`.
+      image_mean, image_std: of the pixels that the encoder expects, per channel of RGB in 0..1.
+
+    Raises:
+      ValueError: a field has a value that no checkpoint can have; the message names it.
+    """
+
+    model_type = "codecvit_llava"
+    sub_configs = {"vision_config": PretrainedConfig, "text_config": AutoConfig}
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | PretrainedConfig | None = None,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        projector: str = "mlp2x_gelu",
+        pool: tuple[int, int, int] = (16, 8, 8),
+        pool_level: int = 0,
+        pool_empty: str = "carry",
+        pool_first: bool = True,
+        position_embedding: str = "none",
+        vision_select_layer: int = -2,
+        timestamps: bool = False,
+        template: str = "chatml",
+        image_mean: tuple[float, float, float] = CLIP_MEAN,
+        image_std: tuple[float, float, float] = CLIP_STD,
+        **kwargs: Any,
+    ) -> None:
+        if vision_config is None or text_config is None:
+            raise ValueError(
+                "LlavaConfig needs vision_config and text_config: give configurations, or dicts "
+                "with a model_type"
+            )
+        self.vision_config = vision_config_of(vision_config)
+        self.text_config = _text_config(text_config)
+        self.projector = projector
+        self.pool = [*pool]
+        self.pool_level = pool_level
+        self.pool_empty = pool_empty
+        self.pool_first = pool_first
+        self.position_embedding = position_embedding
+        self.vision_select_layer = vision_select_layer
+        self.timestamps = timestamps
+        self.template = template
+        self.image_mean = [*image_mean]
+        self.image_std = [*image_std]
+        self._check()
+        # Whether embedding and head are tied is the language model's business.
+        kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
+        super().__init__(**kwargs)
+
+    @property
+    def pools(self) -> bool:
+        """Whether visuals are brought to cells; "merger" is apart."""
+        return self.projector.startswith(POOLING) or self.pool_level > 0
+
+    def _check(self) -> None:
+        if not PROJECTOR.fullmatch(self.projector):
+            raise ValueError(
+                f"projector = {self.projector!r} must be linear, mlp2x_gelu (any number of "
+                "layers), 3davg+, 3dconv+ or attentive+ one of these, or merger"
+            )
+        if len(self.pool) != 3 or not all(isinstance(n, int) and n > 0 for n in self.pool):
+            raise ValueError(f"pool = {self.pool} must be three positive integers (t, h, w)")
+        if not isinstance(self.pool_level, int) or self.pool_level < 0:
+            raise ValueError(f"pool_level = {self.pool_level!r} must be an integer of at least 0")
+        if self.pool_level and self.projector.startswith(("merger", "attentive")):
+            raise ValueError(
+                f"pool_level = {self.pool_level} has no effect on the projector "
+                f"{self.projector!r}: set it to 0"
+            )
+        choices = {
+            "pool_empty": ("carry", "drop", "learned"),
+            "position_embedding": ("none", "sincos"),
+            "template": tuple(TEMPLATES),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {allowed}")
+        states = self.vision_config.num_hidden_layers + 1
+        if not -states <= self.vision_select_layer < states:
+            raise ValueError(
+                f"vision_select_layer = {self.vision_select_layer} must index one of the {states} "
+                "hidden states of the encoder"
+            )
+
+
+def _text_config(config: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:
+    if isinstance(config, PretrainedConfig):
+        return config
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"text_config has model_type {model_type!r}, which this transformers does not know"
+        )
+    return CONFIG_MAPPING[model_type](**config)
+
+
+AutoConfig.register(LlavaConfig.model_type, LlavaConfig, exist_ok=True)
