@@ -1,9 +1,9 @@
 """Training of a LLaVA model on an exported encoder, in the stages of the published recipe.
 
-    codecvit llava train --workdir=runs/projector \
-        --config=src/configs/llava.py:stage=projector,encoder=exports/L,lm=Qwen/Qwen3-4B-Instruct-2507,data=558k.json
-    codecvit llava train --workdir=runs/sft --config=src/configs/llava.py:stage=sft,init=runs/projector,data=R.yaml
-    codecvit llava train --workdir=runs/lora --config=src/configs/llava.py:stage=lora,init=runs/projector,data=R.yaml
+    C=src/configs/llava.py
+    codecvit llava train --workdir=runs/projector --config=$C:stage=projector,encoder=E,lm=LM,data=D
+    codecvit llava train --workdir=runs/sft --config=$C:stage=sft,init=runs/projector,data=R.yaml
+    codecvit llava train --workdir=runs/lora --config=$C:stage=lora,init=runs/projector,data=R.yaml
 
 or scripts/llava/{pretrain_projector,sft,sft_lora}.sh, which launch several processes. Arguments:
 stage; encoder, an export; lm, a causal language model; or init, an earlier run or a model; data, a
@@ -28,8 +28,22 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from codecvit.configs.fields import add_fields, parse_arg
-from codecvit.llava.training.config import LlavaTrainConfig
+from codecvit.llava.training.config import (
+    CheckpointOptions,
+    DataOptions,
+    LlavaTrainConfig,
+    LoraOptions,
+    ModelOptions,
+    OptimOptions,
+)
 
+GROUPS = {
+    "model": ModelOptions,
+    "data": DataOptions,
+    "optim": OptimOptions,
+    "lora": LoraOptions,
+    "checkpoint": CheckpointOptions,
+}
 STAGES = {
     "projector": {
         "batch_size": 256,
@@ -72,6 +86,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if arg.stage not in STAGES:
         raise ValueError(f"stage = {arg.stage!r} must be one of {', '.join(STAGES)}")
     config = ConfigDict(STAGES[arg.stage])
+    for group, kind in GROUPS.items():
+        config.setdefault(group, ConfigDict())
+        add_fields(config[group], kind)
     add_fields(config, LlavaTrainConfig)
     config.model.update(encoder=arg.encoder, language_model=arg.lm)
     config.data.update(recipe=arg.data, root=arg.root)

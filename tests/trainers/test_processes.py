@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
+from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoints import find_checkpoint, restore_params
-from codecvit.trainers.metrics import read_metrics
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
 STEPS = 80

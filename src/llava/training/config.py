@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ...trainers.parse_config import build, require
+from ...config_values import build, require
 
 PARTS = ("vision_tower", "projector", "language_model")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -18,7 +18,7 @@ class ModelOptions:
     """Where the model comes from, and what it is made of; None leaves a choice to `LlavaConfig`.
 
     With `config.init` the two folders stay empty, and an option that is given must be that of the
-    earlier run.
+    earlier run; only `timestamps` and `template`, which no weight depends on, may change.
 
     Attributes:
       encoder: folder of `codecvit export`.
@@ -26,7 +26,9 @@ class ModelOptions:
       attn_implementation: of encoder and language model: sdpa, eager, flash_attention_2 (an extra
         package), flex_attention.
       projector, pool, pool_level, pool_empty, pool_first, position_embedding,
-        vision_select_layer, timestamps, template: as in `LlavaConfig`.
+        vision_select_layer, timestamps: as in `LlavaConfig`.
+      template: of conversations; None keeps that of `init`, except that "plain", which captions have
+        in the projector stage, gives way to the language model's own.
     """
 
     encoder: str = ""
@@ -160,8 +162,8 @@ class LlavaTrainConfig:
       wandb_project: also log to Weights & Biases.
     """
 
-    model: ModelOptions
-    data: DataOptions
+    model: ModelOptions = ModelOptions()
+    data: DataOptions = DataOptions()
     optim: OptimOptions = OptimOptions()
     lora: LoraOptions = LoraOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()

@@ -16,6 +16,7 @@ from ...codec.llava.rows import folder_of
 from ..dataset import Batch, Collator, LlavaDataset, make_loader
 from ..mixture import Mixture, load_mixture
 from ..sampler import LengthGroupedBatches
+from ..templates import TEMPLATES
 from ..visuals import ImageRule
 from .config import DataOptions, LlavaTrainConfig
 
@@ -54,6 +55,7 @@ class TrainingData:
         pin_memory: bool = False,
     ) -> None:
         options = config.data
+        TEMPLATES[model_config.template].check_tokenizer(tokenizer)
         dataset = LlavaDataset(
             _mixture(options, config.seed),
             tokenizer,
@@ -71,8 +73,7 @@ class TrainingData:
             process,
             config.seed,
         )
-        pad_id = tokenizer.pad_token_id
-        collator = Collator(tokenizer.eos_token_id if pad_id is None else pad_id)
+        collator = Collator(tokenizer.pad_token_id)
         self._loader = make_loader(dataset, self._batches, collator, options.workers, pin_memory)
         self.accumulation = self._batches.accumulation
         self.steps_per_epoch = self._batches.steps_per_epoch

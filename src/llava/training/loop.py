@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ...trainers.metrics import MetricWriter
+from ...metrics import MetricWriter
 from ..failures import FailureLog
 from .checkpoints import save_checkpoint
 from .command import StopSignal

@@ -70,10 +70,10 @@ def prepare_training(model: LlavaForConditionalGeneration, config: LlavaTrainCon
 
 
 def start_tokenizer(config: LlavaTrainConfig) -> PreTrainedTokenizerBase:
-    """The language model's tokenizer.
+    """The language model's tokenizer; one without a pad token fills rows by its eos token.
 
     Raises:
-      ValueError: the folder has none, or one without an id to fill rows with.
+      ValueError: the folder has none.
     """
     from transformers import AutoTokenizer
 
@@ -84,8 +84,8 @@ def start_tokenizer(config: LlavaTrainConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} has no tokenizer that can be read: {error}") from error
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {folder} has neither pad nor eos token: give it one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
@@ -169,6 +169,7 @@ def _earlier_model(
 ) -> LlavaForConditionalGeneration:
     """What `config.init` names, with everything that was trained there."""
     from ..modeling import LlavaForConditionalGeneration
+    from ..templates import template_for
 
     folder = Path(config.init)
     model_folder = _model_folder(folder)
@@ -190,6 +191,12 @@ def _earlier_model(
     else:
         model = LlavaForConditionalGeneration.from_pretrained(model_folder, **options)
     _same_options(config.model, model, folder)
+    if config.model.timestamps is not None:
+        model.config.timestamps = config.model.timestamps
+    template = config.model.template or model.config.template
+    if template == "plain" and config.model.template is None:
+        template = template_for(model.language_model.config, start_tokenizer(config)).name
+    model.config.template = template
     return model
 
 
@@ -214,11 +221,8 @@ def _model_folder(folder: Path) -> Path:
 def _same_options(given: ModelOptions, model: nn.Module, folder: Path) -> None:
     for name, value in given.options().items():
         found = getattr(model.config, name)
-        if [value] != [found] and [*_items(value)] != [*_items(found)]:
+        value = [*value] if isinstance(value, tuple) else value
+        if name not in ("template", "timestamps") and value != found:
             raise ValueError(
                 f"config.model.{name} = {value!r}, but {folder} has {found!r}: leave it out"
             )
-
-
-def _items(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]

@@ -2,7 +2,7 @@
 
     codecvit llava train --workdir=runs/projector \\
         --config=src/configs/llava.py:stage=projector,encoder=DIR,lm=DIR,data=RECIPE.yaml
-    accelerate launch --multi_gpu --num_processes 8 -m codecvit llava train --workdir=... --config=...
+    accelerate launch --multi_gpu -m codecvit llava train --workdir=... --config=...
 
 Any field of the configuration can be set behind it, as in --config.optim.lr=3e-4. Run it again with
 the same --workdir and it goes on where it stopped: weights, optimiser, data position and every
