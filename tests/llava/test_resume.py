@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -136,7 +137,7 @@ def test_a_half_written_checkpoint_is_not_taken(fields, tmp_path):
 
 
 def launch(config_values, workdir, processes=2):
-    """`accelerate launch` on CPUs; its own --cpu starts one process, whatever --num_processes says."""
+    """`accelerate launch` on CPUs; its --cpu starts one process, whatever --num_processes says."""
     script = Path(workdir).with_suffix(".py")
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(
@@ -170,25 +171,36 @@ def finish(process):
     return out
 
 
+@pytest.fixture(scope="module")
+def whole(fields, tmp_path_factory):
+    """An uninterrupted run of two processes, and what it was told."""
+    values = options("lora", **{**fields, "steps": 40, "checkpoint__every_steps": 3})
+    workdir = tmp_path_factory.mktemp("two") / "whole"
+    assert "2 process(es) on cpu (MULTI_CPU)" in finish(launch(values, workdir))
+    return workdir, values
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_two_processes_killed_and_started_again(fields, tmp_path, how):
-    values = options("lora", **{**fields, "steps": 40, "checkpoint__every_steps": 3})
-    out = finish(launch(values, tmp_path / "whole"))
-    assert "2 process(es) on cpu (MULTI_CPU)" in out
+def test_two_processes_killed_and_started_again(whole, tmp_path, how):
+    uninterrupted, values = whole
     running = launch(values, tmp_path / "broken")
     while latest_checkpoint(tmp_path / "broken") is None:
         assert running.poll() is None, running.communicate()[0][-5000:]
         time.sleep(0.01)
-    os.killpg(running.pid, how)
+    # A SIGTERM the launcher hands on; of a SIGKILL its processes, in sessions of their own, know
+    # nothing.
+    every = psutil.Process(running.pid).children(recursive=True) if how == signal.SIGKILL else []
+    for process in [*every, running]:
+        process.send_signal(how)
     out = running.communicate(timeout=120)[0]
     reached = int(latest_checkpoint(tmp_path / "broken").name)
     assert reached < 40, "it was too fast to be stopped"
     assert how == signal.SIGKILL or f"SIGTERM: saved step {reached}" in out
     out = finish(launch(values, tmp_path / "broken"))
     assert f"steps {reached} to 40" in out
-    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
-    assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
+    assert contents(tmp_path / "broken") == contents(uninterrupted)
+    assert metrics_of(tmp_path / "broken") == metrics_of(uninterrupted)
 
 
 @pytest.mark.slow
