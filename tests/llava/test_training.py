@@ -19,7 +19,16 @@ from codecvit.llava.training.config import OptimOptions, parse_config
 from codecvit.llava.training.optim import rate_factor
 from codecvit.llava.training.train import main, train
 
-from .made import turns, write_rows
+from .made import (
+    ARGUMENTS,
+    moving,
+    pack_rows,
+    read_rows,
+    turns,
+    video_row,
+    write_rows,
+    write_video,
+)
 from .runs import metrics_of, options, tiny_config, write_data
 
 
@@ -85,6 +94,28 @@ def test_unusable_rows_are_counted_and_listed_and_nothing_takes_their_place(part
     # Rows 0, 2, 3, 5 and no other: their answers and ends of turn.
     supervised = sum(row["data/supervised_tokens"] for row in metrics_of(tmp_path / "run"))
     assert supervised == sum(len(rows[i]["conversations"][1]["value"]) + 1 for i in (0, 2, 3, 5))
+
+
+@pytest.mark.parametrize("options", ["", " ".join(ARGUMENTS)])
+def test_codec_rows_and_with_their_options_plain_videos(parts, tmp_path, options):
+    """Rows of `codecvit llava data`, and the same video packed on the fly."""
+    write_video(tmp_path / "a.mp4", moving())
+    made = pack_rows(tmp_path, [video_row("a.mp4")])
+    rows = read_rows(made / "train.jsonl")
+    if options:
+        rows.append(video_row(str(tmp_path / "a.mp4"), "plain"))
+    write_rows(made / "train.jsonl", rows)
+    fields = {**parts, "data__recipe": str(made / "train.jsonl"), "data__mosaics": options}
+    fields |= {"batch_size": len(rows), "micro_batch_size": 1, "data__max_length": 500}
+    timestamps = {"model__timestamps": True, "model__projector": "merger"}
+    found = train(tiny_config("projector", **fields, **timestamps), tmp_path / "run")
+    assert found["data/failures"] == 0 and found["perf/visual_tokens_per_second"] > 0
+
+
+def test_options_of_mosaics_that_do_not_exist_are_named(parts, tmp_path):
+    for options, message in [("--sizes 3", "--sizes 3"), ("--num-images 0", "num_images = 0")]:
+        with pytest.raises(ValueError, match=f"config.data.mosaics.*{message}"):
+            train(tiny_config("projector", **parts, data__mosaics=options), tmp_path / "run")
 
 
 def test_too_many_unusable_rows_end_the_run(parts, tmp_path):

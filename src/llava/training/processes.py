@@ -21,6 +21,9 @@ def start_processes(config: LlavaTrainConfig) -> Accelerator:
       ValueError: the launcher spreads the model in a way that checkpoints here don't know.
     """
     on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "") != "true"
+    # Every process reads the weights: adapters and new projectors are drawn alike in all of them,
+    # and digests are taken. accelerate's default would leave all processes but one without.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu)
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
     kind = accelerator.distributed_type
