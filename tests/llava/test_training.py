@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from codecvit.llava import LlavaForConditionalGeneration
@@ -78,6 +79,33 @@ def test_gradient_checkpointing_changes_no_number(parts, tmp_path):
         assert plain == pytest.approx(saving, rel=1e-6)
 
 
+def reset_precision():
+    """accelerate keeps one precision per process; a test may change it for itself."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def other_precision():
+    reset_precision()
+    yield
+    reset_precision()
+
+
+@pytest.mark.parametrize("stage", ["projector", "sft", "lora"])
+def test_bf16_keeps_trained_weights_in_float32(parts, tmp_path, stage, other_precision):
+    """Also with gradient checkpointing, and a row without visuals in a batch."""
+    exact = tiny_config(stage, **parts, optim__lr=1e-3, steps=2)
+    fields = {"precision": "bf16", "gradient_checkpointing": True, "optim__lr": 1e-3}
+    rounded = train(tiny_config(stage, **parts, steps=2, **fields), tmp_path / "bf16")
+    trained = read_trained(latest_checkpoint(tmp_path / "bf16"))
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    assert any((x != x.bfloat16()).any() for x in trained.values())
+    reset_precision()
+    plain = train(exact, tmp_path / "fp32")
+    assert rounded["train/loss"] == pytest.approx(plain["train/loss"], rel=0.02)
+    assert rounded["train/loss"] != plain["train/loss"]
+
+
 def test_unusable_rows_are_counted_and_listed_and_nothing_takes_their_place(parts, tmp_path):
     data = write_data(tmp_path, images=6, texts=0)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
@@ -113,9 +141,9 @@ def test_codec_rows_and_with_their_options_plain_videos(parts, tmp_path, options
 
 
 def test_options_of_mosaics_that_do_not_exist_are_named(parts, tmp_path):
-    for options, message in [("--sizes 3", "--sizes 3"), ("--num-images 0", "num_images = 0")]:
+    for text, message in [("--sizes 3", "--sizes 3"), ("--num-images 0", "num_images = 0")]:
         with pytest.raises(ValueError, match=f"config.data.mosaics.*{message}"):
-            train(tiny_config("projector", **parts, data__mosaics=options), tmp_path / "run")
+            train(tiny_config("projector", **parts, data__mosaics=text), tmp_path / "run")
 
 
 def test_too_many_unusable_rows_end_the_run(parts, tmp_path):
