@@ -14,10 +14,12 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from codecvit.llava import LlavaForConditionalGeneration
-from codecvit.llava.failures import TooManyFailures
+from codecvit.llava.dataset import Collator
+from codecvit.llava.failures import Failure, TooManyFailures
 from codecvit.llava.training.checkpoints import latest_checkpoint, read_state, read_trained
 from codecvit.llava.training.config import OptimOptions, parse_config
 from codecvit.llava.training.optim import rate_factor
+from codecvit.llava.training.start import prepare_training, start_model
 from codecvit.llava.training.train import main, train
 
 from .made import (
@@ -144,6 +146,18 @@ def test_options_of_mosaics_that_do_not_exist_are_named(parts, tmp_path):
     for text, message in [("--sizes 3", "--sizes 3"), ("--num-images 0", "num_images = 0")]:
         with pytest.raises(ValueError, match=f"config.data.mosaics.*{message}"):
             train(tiny_config("projector", **parts, data__mosaics=text), tmp_path / "run")
+
+
+def test_a_batch_of_failures_alone_has_a_gradient_of_zero_everywhere(parts):
+    """Processes that share gradients wait for one of every weight that is trained."""
+    config = tiny_config("sft", **parts)
+    model = start_model(config)
+    trained = prepare_training(model, config)
+    batch = Collator(256)([Failure(0, "a row", "ANSWER", "none")])
+    model(**batch.inputs, num_items_in_batch=5).loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert gradients.keys() == trained
+    assert not any(gradient.any() for gradient in gradients.values())
 
 
 def test_too_many_unusable_rows_end_the_run(parts, tmp_path):

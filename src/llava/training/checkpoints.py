@@ -122,13 +122,8 @@ def load_trained(
         parameter.copy_(_like(tensor, parameter))
 
 
-def restore_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Puts a checkpoint of the same run into model and optimiser.
-
-    Returns:
-      Its state.json.
+def restore_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the tensors of a checkpoint of the same run into model and optimiser.
 
     Raises:
       ValueError: the checkpoint is of a run that trains something else.
@@ -148,7 +143,6 @@ def restore_checkpoint(
             key: tensor.clone() if key == "step" else _like(tensor, parameter).clone()
             for key, tensor in found.items()
         }
-    return read_state(folder)
 
 
 def digests(model: nn.Module) -> dict[str, str]:

@@ -20,7 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import digests, latest_checkpoint, require_same_run, restore_checkpoint
+from .checkpoints import (
+    digests,
+    latest_checkpoint,
+    read_state,
+    require_same_run,
+    restore_checkpoint,
+)
 from .command import StopSignal, run_command
 from .config import LlavaTrainConfig
 from .data import TrainingData
@@ -77,8 +83,9 @@ def _train(config: LlavaTrainConfig, workdir: Path, stop: StopSignal) -> dict[st
     about = {"config": config.to_dict(), "base": base, "data": data.digest, "processes": world}
     earlier: dict[str, Any] = {}
     if folder := latest_checkpoint(workdir):
-        earlier = restore_checkpoint(folder, model, optimizer.optimizer)
+        earlier = read_state(folder)
         require_same_run(earlier, about, folder)
+        restore_checkpoint(folder, model, optimizer.optimizer)
     if accelerator.is_main_process:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / CONFIG).write_text(json.dumps(config.to_dict(), indent=1) + "\n")
