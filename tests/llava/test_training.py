@@ -259,6 +259,7 @@ def test_the_command_line(parts, tmp_path, root, capsys):
     assert (tmp_path / "run" / "model" / "config.json").is_file()
 
 
+@pytest.mark.slow  # the import contracts say so too, except for other people's packages
 def test_no_jax_is_imported():
     code = "import codecvit.llava.training.train, sys; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
