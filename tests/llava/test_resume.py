@@ -130,6 +130,31 @@ def test_a_half_written_checkpoint_is_not_taken(fields, tmp_path):
     assert latest_checkpoint(tmp_path).name == "00000002"
 
 
+@pytest.mark.slow
+def test_the_command_stops_with_status_0_when_its_whole_group_is_told_to(fields, root, tmp_path):
+    """As schedulers do it: processes that read data get the signal too, and must not die of it."""
+    given = {"encoder": "model__encoder", "lm": "model__language_model", "data": "data__recipe"}
+    given = ",".join(f"{name}={fields[field]}" for name, field in given.items())
+    config = f"--config={root}/src/configs/llava.py:stage=projector,runlocal,steps=20000,{given}"
+    small = ["--config.data.image_size=16", "--config.model.template=chatml"]
+    small += ["--config.data.workers=2", "--config.checkpoint.every_steps=2"]
+    command = [sys.executable, "-m", "codecvit", "llava", "train", config, *small]
+    running = subprocess.Popen(
+        [*command, f"--workdir={tmp_path}"],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while latest_checkpoint(tmp_path) is None:
+        assert running.poll() is None, running.communicate()[0][-5000:]
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGTERM)
+    out = running.communicate(timeout=120)[0]
+    assert running.returncode == 0, out[-5000:]
+    assert f"SIGTERM: saved step {int(latest_checkpoint(tmp_path).name)}" in out
+
+
 # --- Several processes -------------------------------------------------------------------------
 
 

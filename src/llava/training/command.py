@@ -55,7 +55,8 @@ def run_command(doc: str, run: Callable[[LlavaTrainConfig, str], Any], argv: lis
     text = "safetensors file with the projector's weights, = --config.init_projector"
     flags.DEFINE_string("init_projector", None, text, flag_values=values)
     if not argv or {"-h", "--help"} & set(argv):
-        print(f"{doc}\nflags:\n{values.main_module_help()}")
+        usage = f"usage: {NAME} --config=FILE.py:ARGUMENTS --workdir=DIR [--config.FIELD=VALUE ...]"
+        print(f"{usage}\n\n{doc}\nflags:\n{values.main_module_help()}")
         return 0 if argv else 2
     try:
         rest = values([NAME, *argv])[1:]

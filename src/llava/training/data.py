@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shlex
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
@@ -75,6 +76,7 @@ class TrainingData:
         )
         collator = Collator(tokenizer.pad_token_id)
         self._loader = make_loader(dataset, self._batches, collator, options.workers, pin_memory)
+        self._loader.worker_init_fn = _outlive_sigterm
         self.accumulation = self._batches.accumulation
         self.steps_per_epoch = self._batches.steps_per_epoch
         order = np.stack([dataset.lengths, dataset.kinds]).astype(np.int64)
@@ -116,6 +118,11 @@ def _mixture(options: DataOptions, seed: int) -> Mixture:
         entry = Entry(path.rpartition("/")[2], image_folder=beside, video_folder=beside)
         return Mixture([entry], folder_of(path), seed)
     return load_mixture(path, options.root or None, seed)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A signal to the whole process group must leave the readers to the step that is under way."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Parser(argparse.ArgumentParser):
