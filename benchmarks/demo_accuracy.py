@@ -25,7 +25,7 @@ import numpy as np
 
 from codecvit.cluster.features import descriptors
 from codecvit.data.records import RecordSet
-from codecvit.trainers.metrics import read_metrics
+from codecvit.metrics import read_metrics
 from codecvit.trainers.probe.records import evaluate
 
 MODES = ("codec", "frames")

@@ -15,7 +15,7 @@ import numpy as np
 
 from codecvit.data.labels import load_labels, save_labels
 from codecvit.data.records import RecordSet
-from codecvit.trainers.metrics import read_metrics
+from codecvit.metrics import read_metrics
 
 NUM_FRAMES = 16
 LABELS = {"clusters": (), "shapes": ("--part", "shape")}

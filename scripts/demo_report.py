@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from codecvit.trainers.metrics import read_metrics
+from codecvit.metrics import read_metrics
 
 SCORES = (("knn_top1", "k-NN"), ("linear_top1", "linear probe"))
 Row = dict[str, object]

@@ -1,14 +1,13 @@
-"""What config files share: their arguments, and the defaults of all that they leave out."""
+"""What config files of encoders share: the defaults of all that they leave out."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from codecvit.configs.fields import add_field, add_fields
 from codecvit.models.captioning import CaptionConfig
 from codecvit.models.config import ViTConfig
 from codecvit.models.text import TextConfig
@@ -33,39 +32,6 @@ PUBLISHED_AUGMENT = {"crop_area": (0.7, 1.0), "crop_aspect": (0.8, 1.25), "flip"
 
 VARIANT_FIELDS = ("width", "depth", "num_heads", "mlp_dim", "patch")
 """Fields of a model's config that a variant such as "B/16" sets."""
-
-
-def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """Parses what stands after the colon in `--config=FILE.py:name=value,flag`.
-
-    Args:
-      arg: the string after the colon; None or "" gives the defaults.
-      **defaults: every known name with its default, whose type the value takes; a bool may be given
-        as a bare name.
-
-    Raises:
-      ValueError: an unknown name, or a value that is not of its default's type.
-    """
-    values = ConfigDict(defaults)
-    for part in (arg or "").split(","):
-        if not part:
-            continue
-        name, _, text = part.partition("=")
-        if name not in defaults:
-            raise ValueError(f"config argument {name!r} is unknown; known: {', '.join(defaults)}")
-        kind = type(defaults[name])
-        if kind is bool:
-            if text.lower() not in ("", "true", "false", "1", "0"):
-                raise ValueError(f"config argument {name}={text} must be true or false")
-            values[name] = text.lower() in ("", "true", "1")
-            continue
-        try:
-            values[name] = kind(text)
-        except ValueError as error:
-            raise ValueError(
-                f"config argument {name}={text} must be of type {kind.__name__}"
-            ) from error
-    return values
 
 
 def add_defaults(config: ConfigDict) -> ConfigDict:
@@ -115,31 +81,9 @@ def add_model_fields(values: ConfigDict, kind: type) -> None:
     """
     for field in dataclasses.fields(kind):
         if field.name in VARIANT_FIELDS:
-            _add(values, field.name, config_dict.placeholder(int))
+            add_field(values, field.name, config_dict.placeholder(int))
         elif field.default is not dataclasses.MISSING:
-            _add(values, field.name, field.default)
-
-
-def add_fields(values: ConfigDict, kind: type) -> None:
-    """Adds the fields of a dataclass that have a default and that `values` leaves out."""
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if field.default_factory is not dataclasses.MISSING:
-            _add(values, field.name, field.default_factory())
-        elif dataclasses.is_dataclass(field.default):
-            _add(values, field.name, dataclasses.asdict(field.default))
-        elif isinstance(hints[field.name], types.UnionType):  # X | None, of type X once it is set
-            _add(values, field.name, config_dict.placeholder(typing.get_args(hints[field.name])[0]))
-        elif field.default is not dataclasses.MISSING:
-            _add(values, field.name, field.default)
-
-
-def _add(owner: ConfigDict, name: str, value: Any) -> None:
-    if name not in owner:
-        owner[name] = ConfigDict(value) if isinstance(value, dict) else value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _add(owner[name], key, item)
+            add_field(values, field.name, field.default)
 
 
 def published_optim(lr: float, warmup_steps: int) -> ConfigDict:

@@ -39,7 +39,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import add_pair_defaults, parse_arg
+from codecvit.configs.common import add_pair_defaults
+from codecvit.configs.fields import parse_arg
 
 IMAGENET = 1_281_167
 """Images of an "ImageNet epoch", the unit of the published scripts."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import add_defaults, parse_arg
+from codecvit.configs.common import add_defaults
+from codecvit.configs.fields import parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

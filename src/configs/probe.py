@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import add_fields, parse_arg
+from codecvit.configs.fields import add_fields, parse_arg
 from codecvit.trainers.probe.config import AttentiveProbeConfig
 
 # Epochs and batch size of the published runs, whose 8 GPUs took 2, 4 or 16 clips each.

@@ -26,10 +26,10 @@ from ml_collections import ConfigDict
 from codecvit.configs.common import (
     PUBLISHED_AUGMENT,
     add_defaults,
-    parse_arg,
     published_head,
     published_optim,
 )
+from codecvit.configs.fields import parse_arg
 
 # variant -> (samples in a batch, learning rate, warm-up as a share of the steps)
 RECIPES = {

@@ -27,10 +27,10 @@ from ml_collections import ConfigDict
 from codecvit.configs.common import (
     PUBLISHED_AUGMENT,
     add_defaults,
-    parse_arg,
     published_head,
     published_optim,
 )
+from codecvit.configs.fields import parse_arg
 
 # Samples of images, images with text and video in one step; all samples of a run; weight of images.
 RECIPES = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from ..config_values import build, require, unknown_field
 from ..data.augment import AugmentConfig, kept_patches
 from ..data.pairs import PairTextConfig
 from ..models.captioning import CaptionConfig
@@ -18,7 +19,6 @@ from ..models.clip import ClipConfig
 from ..models.config import ViTConfig
 from ..models.openvision import OpenVisionConfig
 from ..models.text import TextConfig
-from .parse_config import build, require, unknown_field
 from .run_config import GroupConfig, RunConfig
 
 TOWERS = {"openvision": OpenVisionConfig, "codecvit": ViTConfig}

@@ -11,10 +11,10 @@ import jax
 from jax.sharding import Mesh
 
 from .. import __version__
+from ..metrics import MetricWriter, Throughput
 from . import mesh as meshes
 from .checkpoints import Checkpoints
 from .flops import peak_tflops
-from .metrics import MetricWriter, Throughput
 from .preemption import StopSignal, check_health
 from .profiling import ProfileWindow, memory_peak_gib
 from .run_config import RunConfig

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .metrics import JSONL, read_metrics
+from ..metrics import JSONL, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
+from ..config_values import build, require, unknown_field
 from ..data.augment import AugmentConfig
 from ..models.config import ViTConfig
-from .parse_config import build, require, unknown_field
 from .run_config import GroupConfig, RunConfig
 
 

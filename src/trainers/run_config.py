@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from .parse_config import require
+from ..config_values import require
 
 
 def _require_moment(path: str, dtype: str) -> None:

@@ -17,10 +17,10 @@ import codecvit
 from codecvit.__main__ import main as codecvit_main
 from codecvit.convert.export_verb import main as export
 from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
+from codecvit.metrics import read_metrics
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoint_reading import find_checkpoint
 from codecvit.trainers.mesh import make_mesh
-from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
 from codecvit.trainers.pretrain_config import PretrainConfig
 

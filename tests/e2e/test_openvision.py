@@ -12,10 +12,10 @@ import pytest
 
 from codecvit.__main__ import main as codecvit
 from codecvit.configs.openvision import MODELS, STAGES, get_config
+from codecvit.metrics import read_metrics
 from codecvit.trainers.contrastive import train_on_mesh
 from codecvit.trainers.contrastive_config import ContrastiveConfig
 from codecvit.trainers.mesh import make_mesh
-from codecvit.trainers.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "contrastive" / "train.sh"

@@ -94,7 +94,7 @@ def test_determinism_is_asked_of_the_compiler_before_it_starts(monkeypatch):
 
 
 def test_wandb_without_its_package_is_refused_by_name(records, tmp_path, monkeypatch):
-    from codecvit.trainers.metrics import start_wandb
+    from codecvit.metrics import start_wandb
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"config\.wandb_project = 'p' needs .* codecvit\[wandb\]"):
@@ -103,7 +103,7 @@ def test_wandb_without_its_package_is_refused_by_name(records, tmp_path, monkeyp
 
 def test_wandb_gets_every_line_and_continues_its_run(tmp_path, monkeypatch):
     """Against a stand-in that has what the real package has: init(...) -> run with log, finish."""
-    from codecvit.trainers.metrics import MetricWriter
+    from codecvit.metrics import MetricWriter
 
     calls = []
 

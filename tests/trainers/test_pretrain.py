@@ -18,11 +18,11 @@ from compiler import xla_flags
 
 from codecvit.data.pipeline import make_loader
 from codecvit.data.records import RecordSet
+from codecvit.metrics import MetricWriter, read_metrics
 from codecvit.trainers import pretrain
 from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
 from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
-from codecvit.trainers.metrics import MetricWriter, read_metrics
 from codecvit.trainers.preemption import TrainingStopped
 from codecvit.trainers.pretrain_config import PretrainConfig
 from codecvit.trainers.pretrain_step import init_state, make_train_step

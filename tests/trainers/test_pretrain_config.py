@@ -6,7 +6,8 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import add_defaults, parse_arg
+from codecvit.configs.common import add_defaults
+from codecvit.configs.fields import parse_arg
 from codecvit.trainers.pretrain_config import PretrainConfig
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from compiler import xla_flags
 
+from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
-from codecvit.trainers.metrics import read_metrics
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
 STEPS = 80

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoint_reading import restore_params
 from codecvit.trainers.mesh import make_mesh
-from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
 from codecvit.trainers.pretrain_config import PretrainConfig, current_phase
 from codecvit.trainers.pretrain_sources import open_sources, step_work

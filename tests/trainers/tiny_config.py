@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from codecvit.configs.common import add_defaults, parse_arg
+from codecvit.configs.common import add_defaults
+from codecvit.configs.fields import parse_arg
 
 
 def get_config(arg=None):

@@ -10,6 +10,8 @@ VERBS = {
     "data": ("codec.llava.data", "raw LLaVA rows with videos -> mosaics and training JSONL"),
     "assets": ("codec.llava.assets", "videos of a benchmark -> mosaics for evaluation"),
     "check": ("codec.llava.check", "are all files of a data set or of assets there and right?"),
+    "train": ("llava.training.train", "train a video language model on an exported encoder"),
+    "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
 }

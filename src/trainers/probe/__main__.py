@@ -30,11 +30,11 @@ from ...data.augment import AugmentConfig
 from ...data.pipeline import make_loader
 from ...data.records import RecordSet
 from ...files import write_json
+from ...metrics import MetricWriter, Throughput
 from ...models.classifier import AttentiveClassifier
 from .. import mesh as meshes
 from ..checkpoints import Checkpoints
 from ..command import run_command
-from ..metrics import MetricWriter, Throughput
 from ..preemption import StopSignal
 from .config import AttentiveProbeConfig
 from .encoders import open_encoder

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..parse_config import build, require
+from ...config_values import build, require
 from ..run_config import CheckpointConfig, MeshConfig
 
 

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from codecvit.metrics import read_metrics
 from codecvit.trainers import evaluate_pairs
 from codecvit.trainers.checkpoint_reading import restore_params, restore_rest
 from codecvit.trainers.contrastive import train_on_mesh
 from codecvit.trainers.contrastive import train_pairs as train_on_all_devices
 from codecvit.trainers.contrastive_config import ContrastiveConfig
 from codecvit.trainers.mesh import make_mesh
-from codecvit.trainers.metrics import read_metrics
 
 
 def train_pairs(config, workdir):

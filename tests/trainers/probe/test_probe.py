@@ -18,8 +18,8 @@ from codecvit.__main__ import main
 from codecvit.configs.probe import get_config
 from codecvit.data.records import RecordSet
 from codecvit.evaluators.knn import UNRANKED
+from codecvit.metrics import read_metrics
 from codecvit.trainers.mesh import make_mesh
-from codecvit.trainers.metrics import read_metrics
 from codecvit.trainers.probe.config import AttentiveProbeConfig
 from codecvit.trainers.probe.encoders import FrozenEncoder
 from codecvit.trainers.probe.examples import read_probe_data

@@ -2,7 +2,7 @@
 
 import pytest
 
-from codecvit.trainers.metrics import MetricWriter, read_metrics
+from codecvit.metrics import MetricWriter, read_metrics
 
 
 @pytest.mark.parametrize("unreadable", [0.0, 2.0])

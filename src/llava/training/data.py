@@ -1,0 +1,130 @@
+"""The batches of a run: endless, in an order that the seed decides, from any step on."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from ...codec.llava.options import MosaicOptions, add_mosaic_arguments, mosaic_options
+from ...codec.llava.recipe import Entry
+from ...codec.llava.rows import folder_of
+from ..dataset import Batch, Collator, LlavaDataset, make_loader
+from ..mixture import Mixture, load_mixture
+from ..sampler import LengthGroupedBatches
+from ..templates import TEMPLATES
+from ..visuals import ImageRule
+from .config import DataOptions, LlavaTrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..config import LlavaConfig
+
+
+class TrainingData:
+    """The micro-batches of one process.
+
+    Args:
+      config: of the run.
+      tokenizer: of the language model.
+      model_config: of the model.
+      processes, process: how many share the work, and which of them this is.
+      pin_memory: for copies to a GPU.
+
+    Attributes:
+      digest: of the lengths and kinds of all examples: equal for equal data in equal order.
+      accumulation: micro-batches of a process in a step.
+      steps_per_epoch: steps in which every example comes once.
+
+    Raises:
+      ValueError, OSError: the recipe or its files are unusable, or sizes don't divide each other.
+    """
+
+    def __init__(
+        self,
+        config: LlavaTrainConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        model_config: LlavaConfig,
+        processes: int = 1,
+        process: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        options = config.data
+        TEMPLATES[model_config.template].check_tokenizer(tokenizer)
+        dataset = LlavaDataset(
+            _mixture(options, config.seed),
+            tokenizer,
+            model_config,
+            options.max_length,
+            images=ImageRule(options.image_size, options.max_pixels),
+            assets=parse_mosaics(options.mosaics),
+        )
+        self._batches = LengthGroupedBatches(
+            dataset.lengths,
+            dataset.kinds,
+            config.batch_size,
+            config.micro_batch_size,
+            processes,
+            process,
+            config.seed,
+        )
+        collator = Collator(tokenizer.pad_token_id)
+        self._loader = make_loader(dataset, self._batches, collator, options.workers, pin_memory)
+        self._loader.worker_init_fn = _outlive_sigterm
+        self.accumulation = self._batches.accumulation
+        self.steps_per_epoch = self._batches.steps_per_epoch
+        order = np.stack([dataset.lengths, dataset.kinds]).astype(np.int64)
+        self.digest = hashlib.sha256(order.tobytes()).hexdigest()[:16]
+
+    def steps(self, start: int) -> Iterator[list[Batch]]:
+        """The micro-batches of step `start` and of all that follow it, epoch after epoch."""
+        self._batches.cursor = start
+        while True:
+            step = []
+            for batch in self._loader:
+                step.append(batch)
+                if len(step) == self.accumulation:
+                    self._batches.cursor += 1
+                    yield step
+                    step = []
+
+
+def parse_mosaics(text: str) -> MosaicOptions | None:
+    """`config.data.mosaics` as options; None for "".
+
+    Raises:
+      ValueError: an option is unknown or out of range.
+    """
+    if not text:
+        return None
+    parser = _Parser(prog="config.data.mosaics", add_help=False)
+    add_mosaic_arguments(parser)
+    try:
+        return mosaic_options(parser.parse_args(shlex.split(text)))
+    except ValueError as error:
+        raise ValueError(f"config.data.mosaics = {text!r}: {error}") from error
+
+
+def _mixture(options: DataOptions, seed: int) -> Mixture:
+    path = options.recipe
+    if path.endswith((".json", ".jsonl")):
+        beside = options.root or None  # mosaics are always relative to the file
+        entry = Entry(path.rpartition("/")[2], image_folder=beside, video_folder=beside)
+        return Mixture([entry], folder_of(path), seed)
+    return load_mixture(path, options.root or None, seed)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A signal to the whole process group must leave the readers to the step that is under way."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
