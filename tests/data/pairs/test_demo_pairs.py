@@ -47,12 +47,12 @@ def test_captions_are_true_of_the_picture(tmp_path):
         y, x = np.argwhere(inside).mean(axis=0) / demo_scene.SIDE
         places = {0: "top", 1: "", 2: "bottom"}, {0: "left", 1: "", 2: "right"}
         found = [
-            names[int(np.digitize(at, [0.41, 0.59]))]
+            names[int(np.digitize(at, [0.45, 0.55]))]
             for names, at in zip(places, (y, x), strict=True)
         ]
         assert (" ".join(filter(None, found)) or "middle") == row["place"], number
         height = np.ptp(np.argwhere(inside.any(axis=1))) + 1
-        assert (height > 50) == (row["size"] == "big"), number
+        assert (height > 66) == (row["size"] == "big"), number
         assert row["re_caption"].startswith(
             f"A {row['size']} {row['colour']} {row['digit']} is at the {row['place']}. "
             f"The background shows {row['scene']}."
