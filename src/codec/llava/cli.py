@@ -13,6 +13,8 @@ VERBS = {
     "train": ("llava.training.train", "train a video language model on an exported encoder"),
     "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
+    "answer": ("llava.open_ended.answer", "answers of a model to open questions, in chunks"),
+    "judge": ("llava.open_ended.verb", "a judge's accuracy and scores of such answers"),
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
 }
 
