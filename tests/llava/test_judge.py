@@ -209,14 +209,15 @@ def test_a_rerun_asks_only_what_is_missing(tmp_path, after):
     rows = qa_rows(9)
     jobs, name = read_jobs(write_predictions(tmp_path / "pred.jsonl", rows))
     dying = Opinion(lambda job: YES, die_after=after)
-    with pytest.raises(KeyboardInterrupt):
-        rate(jobs, dying, tmp_path / "out", describe_run(jobs, name, "", dying), concurrency=1)
+    with pytest.raises(RuntimeError, match="dies"):
+        rate(jobs, dying, tmp_path / "out", describe_run(jobs, name, "", dying), concurrency=3)
     with pytest.raises(Incomplete):
         merge(tmp_path / "out", judged_figures)
     written = sum(len(whole_lines(p)[0]) for p in chunk_files(tmp_path / "out"))
+    assert written == len(dying.asked) == after  # no reply is lost
     second = Opinion(lambda job: YES)
     figures = judged(rows, second, tmp_path)
-    assert len(second.asked) == 9 - written
+    assert sorted(dying.asked + second.asked) == sorted((row["question_id"], "qa") for row in rows)
     assert figures["judgements"] == 9 and figures["aspects"]["qa"]["accuracy"] == 1.0
 
 

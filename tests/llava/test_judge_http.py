@@ -153,6 +153,25 @@ def test_impossible_urls(url, message):
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", [f"{SECRET}\nX-Header: 1", f"{SECRET} x", f"{SECRET}é"])
+def test_impossible_keys_are_not_shown(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="characters that no key has") as caught:
+        Endpoint()
+    assert SECRET not in str(caught.value)
+
+
+def test_requests_hold_neither_the_key_nor_other_messages():
+    endpoint = Endpoint("http://localhost/v1")
+    with pytest.raises(ValueError, match="holds the key") as caught:
+        ChatJudge("m", endpoint, {"api_key": SECRET})
+    assert SECRET not in str(caught.value)
+    with pytest.raises(ValueError, match="messages is not for you"):
+        ChatJudge("m", endpoint, {"messages": []})
+    with pytest.raises(ValueError, match="timeout = 0 must be"):
+        Endpoint("http://localhost/v1", timeout=0)
+
+
 def test_a_local_endpoint_needs_no_key(job, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with serving(lambda body, number: YES) as server:

@@ -49,7 +49,7 @@ class Endpoint:
       environment: of the process.
 
     Raises:
-      ValueError: an impossible URL, or no key for OpenAI.
+      ValueError: an impossible URL, key or time, or no key for OpenAI.
     """
 
     def __init__(
@@ -68,10 +68,18 @@ class Endpoint:
             # Not shown: it may be a secret, and the URL goes into results.
             raise ValueError(f"{URL} holds a user name or a query: give the key as {KEY}")
         self._key = environment.get(KEY, "").strip()
+        if not (self._key.isascii() and all(33 <= ord(letter) < 127 for letter in self._key)):
+            raise ValueError(f"{KEY} holds characters that no key has: it is not shown here")
+        if timeout <= 0:
+            raise ValueError(f"timeout = {timeout} must be more than 0 seconds")
         if not self._key and self.url == OPENAI:
             raise ValueError(f"{KEY} is not set; it is needed for {OPENAI}, and read from there")
         self._timeout, self._tries, self._pause = timeout, tries, pause
         self._open = urllib.request.build_opener(_StayHere()).open
+
+    def holds_key(self, text: str) -> bool:
+        """Whether a text would give the key away."""
+        return bool(self._key) and self._key in text
 
     def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object that a request is answered with; errors as `request`."""
@@ -175,6 +183,10 @@ class ChatJudge:
         for name in ("model", "messages", "stream", "n"):
             if name in self._options:
                 raise ValueError(f"--request: {name} is not for you to set")
+        if endpoint.holds_key(json.dumps(self._options)):
+            raise ValueError(
+                f"--request holds the key, and is written into results: {KEY} is enough"
+            )
 
     def body(self, job: Job) -> dict[str, Any]:
         """What is sent for a job."""

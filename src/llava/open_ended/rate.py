@@ -84,7 +84,6 @@ def rate(
         raise ValueError(f"concurrency = {concurrency} and tries = {tries} must be at least 1")
     name, todo = missing(jobs, out, run, retry_unparsed)
     written = failing = 0
-    broken: BrokenJudge | None = None
 
     def one(job: Job, attempt: int) -> Record:
         replies, error = _ask(judge, job, tries) if job.answered else ([], None)
@@ -95,7 +94,7 @@ def rate(
         waiting: set[Future[Record]] = set()
         try:
             while True:
-                while broken is None and len(waiting) < 2 * concurrency:
+                while len(waiting) < 2 * concurrency:
                     item = next(queue, None)
                     if item is None:
                         break
@@ -111,27 +110,23 @@ def rate(
                 if failing >= _HOPELESS:
                     told = records[-1]["error"] if records else ""
                     fault = BrokenJudge(f"{failing} requests failed in a row, last: {told}")
-                if fault is not None and broken is None:
-                    broken = fault
-                    # What was sent is paid for: it is waited for, and written.
-                    waiting = {future for future in waiting if not future.cancel()}
                 progress(written, len(todo))
-        finally:
-            for future in waiting:
-                future.cancel()
-    if broken is not None:
-        raise broken
+                if fault is not None:
+                    raise fault
+        except BaseException:
+            # Whatever stops the run: what was sent is paid for, so it is waited for, and written.
+            waiting = {future for future in waiting if not future.cancel()}
+            file.write(_results(wait(waiting).done)[0])
+            raise
     return written
 
 
-def _results(done: Iterable[Future[Record]]) -> tuple[list[Record], BrokenJudge | None]:
-    records, broken = [], None
-    for future in done:
-        try:
-            records.append(future.result())
-        except BrokenJudge as error:
-            broken = error
-    return records, broken
+def _results(done: Iterable[Future[Record]]) -> tuple[list[Record], BaseException | None]:
+    """(records of those that came to one, why one of the others did not)."""
+    futures = list(done)
+    faults = [fault for future in futures if (fault := future.exception()) is not None]
+    records = [future.result() for future in futures if future.exception() is None]
+    return records, faults[0] if faults else None
 
 
 def _ask(judge: Judge, job: Job, tries: int) -> tuple[list[Reply], str | None]:
