@@ -67,6 +67,7 @@ class Server:
         self.seen = collections.Counter()
         self.files, self.batches = {}, {}
         self.polls = 0
+        self.piece = 1 << 30  # bytes of a response at a time
         self.open_polls = 1
         self.most_at_once = self._now = 0
         self._lock = threading.Lock()
@@ -117,7 +118,10 @@ def serving(script):
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                for place in range(0, len(content), server.piece):
+                    self.wfile.write(content[place : place + server.piece])
+                    if server.piece < len(content):
+                        threading.Event().wait(0.05)
 
         def do_POST(self):
             raw = self._body()
@@ -129,17 +133,28 @@ def serving(script):
                 server.files[name] = re.search(rb"jsonl\r\n\r\n(.*)\r\n--", raw, re.S)[1]
                 self._send(200, {}, json.dumps({"id": name}).encode())
             elif self.path == "/v1/batches":
-                name = f"batch-{len(server.batches)}"
-                server.batches[name] = {"input": json.loads(raw)["input_file_id"], "polls": 0}
+                name, asked = f"batch-{len(server.batches)}", json.loads(raw)
+                server.batches[name] = {
+                    "input": asked["input_file_id"],
+                    "metadata": asked["metadata"],
+                    "polls": 0,
+                }
                 self._send(200, {}, json.dumps({"id": name, "status": "validating"}).encode())
             else:
                 self._send(404, {}, b"{}")
 
         def do_GET(self):
             server.requests.append((self.path, dict(self.headers), b""))
-            parts = self.path.removeprefix("/v1/").split("/")
+            parts = self.path.removeprefix("/v1/").partition("?")[0].split("/")
             if parts[0] == "files":
                 self._send(200, {}, server.files[parts[1]])
+                return
+            if len(parts) == 1:
+                rows = [
+                    {"id": name, "metadata": batch["metadata"]}
+                    for name, batch in server.batches.items()
+                ]
+                self._send(200, {}, json.dumps({"data": rows}).encode())
                 return
             batch = server.batches[parts[1]]
             batch["polls"] += 1

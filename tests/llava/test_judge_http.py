@@ -9,6 +9,7 @@ import pytest
 from codecvit.llava.mcq.records import whole_lines
 from codecvit.llava.open_ended import endpoint as endpoint_module
 from codecvit.llava.open_ended import verb
+from codecvit.llava.open_ended.batch import Batches
 from codecvit.llava.open_ended.endpoint import ChatJudge, Endpoint
 from codecvit.llava.open_ended.judges import BrokenJudge, JudgeError
 from codecvit.llava.open_ended.predictions import read_jobs
@@ -107,6 +108,15 @@ def test_slow_endpoints_run_into_the_time_limit(job, pauses):
     with serving(lambda body, number: slowly(0.5, YES) if number == 0 else YES) as server:
         assert judge_at(server, timeout=0.15).ask(job).text == YES
         assert len(server.requests) == 2
+
+
+def test_an_endpoint_that_drips_runs_into_it_too(job, pauses):
+    with serving(lambda body, number: YES) as server:
+        server.piece = 20  # every 0.05 s, so that no single read is late
+        with pytest.raises(JudgeError, match="no whole answer in 0.2 s"):
+            judge_at(server, timeout=0.2, tries=1).ask(job)
+        server.piece = 1 << 30
+        assert judge_at(server, timeout=0.2, tries=1).ask(job).text == YES
 
 
 def test_nobody_there(job, pauses):
@@ -262,6 +272,35 @@ def test_a_run_that_died_while_it_waited_only_looks_again(tmp_path, monkeypatch)
         state = json.loads((tmp_path / "out" / "batches.json").read_text())
         state[0]["done"] = False
         (tmp_path / "out" / "batches.json").write_text(json.dumps(state))
+        assert run_verb(server, tmp_path, monkeypatch, "--batch") == 0
+        assert len(server.batches) == 1
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_run_that_died_while_it_sent_pays_once(tmp_path, monkeypatch, pauses, sent):
+    """Before the batch was made, or after that and before its id was noted."""
+    saves = []
+    inner = Batches._save
+
+    def save(self):
+        saves.append(1)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+        inner(self)
+
+    with serving(lambda body, number: opinion(body)) as server:
+        if sent:
+            monkeypatch.setattr(Batches, "_save", save)
+        else:
+            monkeypatch.setattr(
+                "codecvit.llava.open_ended.batch._identified", lambda content: 1 / 0
+            )
+        with pytest.raises(KeyboardInterrupt if sent else ZeroDivisionError):
+            run_verb(server, tmp_path, monkeypatch, "--batch")
+        monkeypatch.undo()
+        monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+        monkeypatch.setattr(endpoint_module.time, "sleep", lambda seconds: None)
+        assert len(server.batches) == sent
         assert run_verb(server, tmp_path, monkeypatch, "--batch") == 0
         assert len(server.batches) == 1
 

@@ -24,6 +24,7 @@ from .mcq_made import write_clip
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
 )
 
 
@@ -99,7 +100,14 @@ def test_from_a_download_to_an_accuracy(make_model, tokenizer, tmp_path, capsys)
     assert "score 0.00 of 4" in capsys.readouterr().out
 
 
-def test_no_chat_model_is_refused(lm_dir, tmp_path):
+def test_no_chat_model_is_refused(lm_dir, folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    tokenizer.save_pretrained(other)
+    with pytest.raises(ValueError, match="takes no system prompt: no system role"):
+        LocalJudge(other, "cpu")
     with pytest.raises(ValueError, match="no chat template"):
         LocalJudge(lm_dir, "cpu")
     with pytest.raises(ValueError, match="no config.json"):

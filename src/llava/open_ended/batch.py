@@ -63,6 +63,7 @@ class Batches:
         path = self._out / STATE
         if path.exists():
             self._batches = json.loads(path.read_text(encoding="utf-8"))
+        self._recover()
         with ChunkFile(self._out, 0, 1) as file:
             self._wait(file, name)
             _, todo = missing(self._jobs, self._out, self._run, retry_unparsed)
@@ -96,8 +97,28 @@ class Batches:
         if part:
             yield part, b"".join(lines)
 
+    def _recover(self) -> None:
+        """Ids of batches that were sent by a run that died before it noted them down."""
+        unknown = [batch for batch in self._batches if batch["id"] is None]
+        if not unknown:
+            return
+        rows = self._endpoint.json("GET", "/batches?limit=100").get("data") or []
+        ids = {(row.get("metadata") or {}).get("key"): row["id"] for row in rows}
+        for batch in unknown:
+            batch["id"] = ids.get(batch["key"])
+        self._batches = [batch for batch in self._batches if batch["id"] is not None]
+        self._save()
+
     def _submit(self, part: Todo, content: bytes) -> None:
         border = uuid.uuid4().hex
+        entry = {
+            "id": None,
+            "key": border,
+            "jobs": [[job.index, attempt] for job, attempt in part],
+            "done": False,
+        }
+        self._batches.append(entry)
+        self._save()  # before it is sent: what is paid for is found again
         head = (
             f'--{border}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
             f'--{border}\r\nContent-Disposition: form-data; name="file"; '
@@ -110,11 +131,11 @@ class Batches:
             "input_file_id": uploaded["id"],
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
+            "metadata": {"key": border},
         }
         body = json.dumps(wanted).encode()
         batch = self._endpoint.request("POST", "/batches", body, "application/json", _identified)
-        asked = [[job.index, attempt] for job, attempt in part]
-        self._batches.append({"id": batch["id"], "jobs": asked, "done": False})
+        entry["id"] = batch["id"]
         self._save()
 
     def _wait(self, file: ChunkFile, name: str) -> None:

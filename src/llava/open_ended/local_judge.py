@@ -34,6 +34,7 @@ class LocalJudge:
         dtype: str = "bfloat16",
         max_new_tokens: int = 64,
     ) -> None:
+        from jinja2 import TemplateError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = Path(folder)
@@ -42,6 +43,12 @@ class LocalJudge:
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         if self._tokenizer.chat_template is None:
             raise ValueError(f"{folder} has no chat template: a judge has to be a chat model")
+        try:
+            self._prompt([{"role": role, "content": "x"} for role in ("system", "user")])
+        except TemplateError as error:
+            raise ValueError(
+                f"{folder}: its chat template takes no system prompt: {error}"
+            ) from error
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         self._model = model.to(device).eval()
@@ -58,10 +65,7 @@ class LocalJudge:
     @torch.inference_mode()
     def ask(self, job: Job) -> Reply:
         """See `Judge.ask`."""
-        # As text first: what apply_chat_template returns as tokens differs between versions.
-        text = self._tokenizer.apply_chat_template(
-            messages(job), tokenize=False, add_generation_prompt=True
-        )
+        text = self._prompt(messages(job))
         ids_1S = self._tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         with self._lock:
             try:
@@ -82,6 +86,15 @@ class LocalJudge:
         new = out_1S[0, ids_1S.shape[1] :]
         reply = self._tokenizer.decode(new, skip_special_tokens=True)
         return Reply(reply, tokens=(ids_1S.shape[1], len(new)))
+
+    def _prompt(self, told: list[dict[str, str]]) -> str:
+        # As text first: what apply_chat_template returns as tokens differs between versions.
+        return self._tokenizer.apply_chat_template(
+            told,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # of templates that know it: the reply is to be JSON alone
+        )
 
     def describe(self) -> dict[str, Any]:
         """See `Judge.describe`."""
