@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Multiple-choice evaluation in chunks: processes on this host, or a Slurm array; then the table.
+# Evaluation in chunks, multiple choice or open-ended: processes on this host, or a Slurm array; then the table.
 # Run again, it goes on where it stopped, with any number of chunks.
 #
 #   MODEL=runs/stage2 BENCHMARK=eval_data/NExT-QA ASSETS=nextqa OUT=results/nextqa CHUNKS=8 bash scripts/llava/eval_chunks.sh
@@ -11,20 +11,21 @@
 #   OUT          results
 #   ASSETS       --out of `codecvit llava assets`; without it set ON_MISS=pack
 #   ON_MISS      error, pack or frames
-#   STRATEGY     letter, loglik, first_char or mvbench_compat
+#   VERB         eval (multiple choice, the default) or answer (open questions, for `codecvit llava judge`)
+#   STRATEGY     of eval: letter, loglik, first_char or mvbench_compat
 #   CHUNKS       parts of the work; without Slurm GPUS by default
 #   GPUS         here: processes at a time, chunk k on GPU k mod GPUS; those of nvidia-smi by default, 1 without any (on the CPU)
-# Further arguments go to `codecvit llava eval`, for example: --batch-size 4 --retry-failures
+# Further arguments go to the verb, for example: --batch-size 4 --retry-failures
 set -euo pipefail
 
-MODEL=${MODEL:-} BENCHMARK=${BENCHMARK:-} OUT=${OUT:-} ASSETS=${ASSETS:-} ON_MISS=${ON_MISS:-error} STRATEGY=${STRATEGY:-letter}
+MODEL=${MODEL:-} BENCHMARK=${BENCHMARK:-} OUT=${OUT:-} ASSETS=${ASSETS:-} ON_MISS=${ON_MISS:-error} VERB=${VERB:-eval} STRATEGY=${STRATEGY:-}
 SLURM=${SLURM:-0} SBATCH_ARGS=${SBATCH_ARGS:-} DRY_RUN=${DRY_RUN:-0}
 found=0
 if command -v nvidia-smi > /dev/null; then found=$(nvidia-smi --list-gpus | wc -l); fi
 GPUS=${GPUS:-$((found > 0 ? found : 1))}
 CHUNKS=${CHUNKS:-$GPUS}
 
-case ${1:-} in -h | --help) sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+case ${1:-} in -h | --help) sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 fail() { echo "eval_chunks.sh: $*" >&2; exit 2; }
 for name in MODEL BENCHMARK OUT; do
   [[ -n ${!name} ]] || fail "$name is not set (--help says what it is)"
@@ -32,12 +33,15 @@ done
 for name in GPUS CHUNKS; do
   [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name} must be a number from 1"
 done
+[[ $VERB == eval || $VERB == answer ]] || fail "VERB=$VERB must be eval or answer"
+[[ $VERB == eval || -z $STRATEGY ]] || fail "STRATEGY=$STRATEGY is for VERB=eval"
 [[ $SLURM == 0 || $SLURM == 1 ]] || fail "SLURM=$SLURM must be 0 or 1"
 
-command=(codecvit llava eval --model "$MODEL" --benchmark "$BENCHMARK" --out "$OUT" --strategy "$STRATEGY" --on-miss "$ON_MISS")
+command=(codecvit llava "$VERB" --model "$MODEL" --benchmark "$BENCHMARK" --out "$OUT" --on-miss "$ON_MISS")
+[[ -n $STRATEGY ]] && command+=(--strategy "$STRATEGY")
 [[ -n $ASSETS ]] && command+=(--assets "$ASSETS")
 command+=("$@")
-merge=(codecvit llava eval --merge --out "$OUT")
+merge=(codecvit llava "$VERB" --merge --out "$OUT")
 
 launch() {
   printf '$' >&2

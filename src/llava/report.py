@@ -21,6 +21,7 @@ from typing import Any
 from ..codec.llava.span import Span
 from ..files import write_atomic
 from .mcq.merge import read_results
+from .mcq.parse import STRATEGIES
 from .mcq.questions import Question
 from .mcq.records import Record
 from .mcq.score import compare, paired, score
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> int:
         runs = []
         for folder in args.results:
             run, records = read_results(Path(folder))
+            if run.get("strategy") not in STRATEGIES:
+                raise ValueError(f"{folder} holds no multiple-choice results: only these are shown")
             if args.benchmark is not None:
                 run["benchmark"]["path"] = str(Path(args.benchmark).absolute())
             if args.assets is not None:

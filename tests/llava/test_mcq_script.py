@@ -103,11 +103,22 @@ def test_a_dry_run_prints_and_does_nothing(run, tmp_path, slurm):
         ({"CHUNKS": "0"}, "CHUNKS=0 must be a number from 1"),
         ({"GPUS": "two"}, "GPUS=two"),
         ({"SLURM": "yes"}, "SLURM=yes"),
+        ({"VERB": "judge"}, "VERB=judge must be eval or answer"),
+        ({"VERB": "answer", "STRATEGY": "letter"}, "STRATEGY=letter is for VERB=eval"),
     ],
 )
 def test_wrong_use_is_told(run, variables, message):
     done, calls = run(variables)
     assert done.returncode == 2 and message in done.stderr and calls == []
+
+
+def test_open_questions_go_the_same_way(run):
+    done, calls = run({"CHUNKS": "2", "VERB": "answer"})
+    assert done.returncode == 0, done.stderr
+    assert {call[3] for call in calls} == {"answer"} and chunks(calls) == ["0/2", "1/2"]
+    assert not any("--strategy" in call for call in calls)
+    _, calls = run({"CHUNKS": "1", "STRATEGY": "loglik"})
+    assert calls[-2][calls[-2].index("--strategy") + 1] == "loglik"
 
 
 def test_help_tells_the_variables(run):

@@ -12,8 +12,11 @@ VERBS = {
     "check": ("codec.llava.check", "are all files of a data set or of assets there and right?"),
     "train": ("llava.training.train", "train a video language model on an exported encoder"),
     "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
+    "prepare": ("llava.prepare.verb", "a benchmark as handed out -> a folder for eval or answer"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
+    "answer": ("llava.open_ended.answer", "answers of a model to open questions, in chunks"),
+    "judge": ("llava.open_ended.verb", "a judge's accuracy and scores of such answers"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,17 @@ class Incomplete(ResultsError):
     """Questions without a line."""
 
 
-def merge(out: Path) -> dict[str, Any]:
+def merge(
+    out: Path, figures: Callable[[Sequence[Record]], Mapping[str, Any]] = score
+) -> dict[str, Any]:
     """Writes results.jsonl and summary.json.
 
     Args:
       out: folder of a run.
+      figures: what is told of all its records.
 
     Returns:
-      The summary: the run, and the figures of `score`.
+      The summary: the run, and its figures.
 
     Raises:
       Incomplete: some questions have no line; none is left out in silence.
@@ -56,7 +59,7 @@ def merge(out: Path) -> dict[str, Any]:
             f"{out}: answers of questions {strange[:_SHOWN]}, of which there are {total}"
         )
     records = [found[index] for index in range(total)]
-    summary = {"run": run, **score(records)}
+    summary = {"run": run, **figures(records)}
     write_atomic(out / RESULTS, b"".join(map(json_line, records)))
     write_atomic(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
     return summary

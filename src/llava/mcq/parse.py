@@ -43,14 +43,14 @@ class Strategy(NamedTuple):
       name: on the command line and in results.
       template: of the prompt, as stated in results; {letters}, {lettered}, {bracketed} are made of
         the options.
-      read: (reply, question) -> what it says; None where options are compared by their
-        log-probability.
+      read: (reply, question) -> what it says, None if that is not to be read; None where options
+        are compared by their log-probability.
       most_options: more are refused.
     """
 
     name: str
     template: str
-    read: Callable[[str, Question], Parsed] | None
+    read: Callable[[str, Question], Parsed | None] | None
     most_options: int = len(LETTERS)
 
     def prompt(self, question: Question) -> str:
@@ -68,10 +68,10 @@ class Strategy(NamedTuple):
         lettered = list(lettered)
         # Options may hold braces: only the template is a format.
         return self.template.format(
-            question=_plain(question.text),
+            question=plain(question.text),
             letters=", ".join(question.letters),
-            lettered="\n".join(f"{letter}. {_plain(text)}" for letter, text in lettered),
-            bracketed="\n".join(f"({letter}) {_plain(text)}" for letter, text in lettered),
+            lettered="\n".join(f"{letter}. {plain(text)}" for letter, text in lettered),
+            bracketed="\n".join(f"({letter}) {plain(text)}" for letter, text in lettered),
         )
 
 
@@ -164,6 +164,7 @@ def _normal(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".").rstrip()
 
 
-def _plain(text: str) -> str:
-    """Without placeholders, which some data sets have in questions: the runner places the video."""
+def plain(text: str) -> str:
+    """A question without placeholders, which some data sets have in it: the runner
+    places the video."""
     return _PLACEHOLDERS.sub(" ", text).strip() if "<" in text else text

@@ -121,6 +121,18 @@ class Question:
         """What `codecvit.codec.llava.key_of` and `llava assets` take: the video and its span."""
         return {"video": self.video, **self.span.row()}
 
+    def blank(self) -> dict[str, Any]:
+        """The fields of a record that only questions of this kind have."""
+        return {
+            "options": list(self.options),
+            "answer": self.answer,
+            "truth": LETTERS[self.answer],
+            "prediction": None,
+            "correct": False,
+            "scores": None,
+            "tie": False,
+        }
+
 
 def read_questions(folder: str | Path, form: str | None = None) -> tuple[list[Question], str]:
     """Reads a benchmark.
@@ -177,58 +189,73 @@ def _recognise(folder: Path) -> str:
 
 def _read_merv(folder: Path) -> list[Question]:
     answers = {}
-    for row in _rows(folder / "test_a.json"):
-        name = str(_field(row, "question_id", folder / "test_a.json"))
+    for row in read_rows(folder / "test_a.json"):
+        name = str(field_of(row, "question_id", folder / "test_a.json"))
         if name in answers:
             raise ValueError(f"{folder / 'test_a.json'}: two answers of question_id {name}")
         answers[name] = row
-    paths = _Videos(folder / "videos")
+    paths = Videos(folder / "videos")
     questions, seen = [], set()
-    for row in _rows(folder / "test_q.json"):
+    for row in read_rows(folder / "test_q.json"):
         where = folder / "test_q.json"
-        name = str(_field(row, "question_id", where))
+        name = str(field_of(row, "question_id", where))
         if name in seen:
             raise ValueError(f"{where}: two questions of question_id {name}")
         seen.add(name)
         if name not in answers:
             raise ValueError(f"{folder / 'test_a.json'} has no answer of question_id {name}")
-        options = _options(_field(row, "options", where), name)
+        options = _options(field_of(row, "options", where), name)
         if row.get("num_option", len(options)) != len(options):
             raise ValueError(
                 f"{where}: question {name} has num_option {row['num_option']} and "
                 f"{len(options)} options"
             )
-        truth = _field(answers[name], "answer_id", folder / "test_a.json")
+        truth = field_of(answers[name], "answer_id", folder / "test_a.json")
         if not isinstance(truth, int):
             raise ValueError(f"question {name}: answer_id = {truth!r} must be a number from 0")
-        start, end = row.get("time") or (None, None)
-        frame = row.get("end_frame")
         questions.append(
             Question(
                 index=len(questions),
                 id=name,
                 task=str(row.get("task") or folder.name),
-                text=str(_field(row, "question", where)),
+                text=str(field_of(row, "question", where)),
                 options=options,
                 answer=truth,
-                video=f"videos/{paths.find(str(_field(row, 'video_name', where)))}",
-                span=Span(
-                    _seconds(start), _seconds(end), None if frame is None or frame < 0 else frame
-                ),
+                video=f"videos/{paths.find(str(field_of(row, 'video_name', where)))}",
+                span=bounds_of(row),
             )
         )
     return questions
 
 
-class _Videos:
-    """Finds `<name>.*` in one folder, which is listed once."""
+def bounds_of(row: Mapping[str, Any]) -> Span:
+    """The part of the video that a row of test_q.json is about: `time`, `end_frame`.
+
+    Raises:
+      ValueError: they leave nothing of it.
+    """
+    start, end = row.get("time") or (None, None)
+    frame = row.get("end_frame")
+    return Span(_seconds(start), _seconds(end), None if frame is None or frame < 0 else frame)
+
+
+class Videos:
+    """Finds `<name>.*` in one folder, each name once.
+
+    Args:
+      folder: that the videos lie in.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._found: dict[str, str] = {}
 
     def find(self, name: str) -> str:
-        """The file; `name` itself if there is a frame folder of that name, or nothing."""
+        """The file; `name` itself if there is a frame folder of that name, or nothing.
+
+        Raises:
+          ValueError: several files have that name.
+        """
         if name not in self._found:
             self._found[name] = self._look(name)
         return self._found[name]
@@ -258,10 +285,10 @@ def _read_mvbench(folder: Path) -> list[Question]:
         place = Path("video") / clips
         if kind == "frame" and (folder / place).is_dir():
             _require_rate(folder / place)
-        for number, row in enumerate(_rows(path)):
+        for number, row in enumerate(read_rows(path)):
             label = f"{path.stem}/{number}"
-            options = _options(_field(row, "candidates", path), label)
-            truth = _field(row, "answer", path)
+            options = _options(field_of(row, "candidates", path), label)
+            truth = field_of(row, "answer", path)
             if options.count(truth) != 1:
                 raise ValueError(
                     f"question {label}: the answer {truth!r} stands {options.count(truth)} times "
@@ -275,10 +302,10 @@ def _read_mvbench(folder: Path) -> list[Question]:
                     index=len(questions),
                     id=label,
                     task=task,
-                    text=str(_field(row, "question", path)),
+                    text=str(field_of(row, "question", path)),
                     options=options,
                     answer=options.index(truth),
-                    video=(place / str(_field(row, "video", path))).as_posix(),
+                    video=(place / str(field_of(row, "video", path))).as_posix(),
                     span=span,
                 )
             )
@@ -303,7 +330,8 @@ def _require_rate(folder: Path) -> None:
         )
 
 
-def _rows(path: Path) -> list[Mapping[str, Any]]:
+def read_rows(path: Path) -> list[Mapping[str, Any]]:
+    """The objects of a JSON list; raises ValueError for anything else, OSError without the file."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
@@ -313,7 +341,8 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _field(row: Mapping[str, Any], name: str, path: Path) -> Any:
+def field_of(row: Mapping[str, Any], name: str, path: Path) -> Any:
+    """A field of a row of a file; raises ValueError if it is not there."""
     if name not in row:
         raise ValueError(f"{path}: a row lacks {name}: {json.dumps(row)[:120]}")
     return row[name]

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ...codec.llava.keys import config_hash
 from ...codec.llava.rows import json_line
 from ...files import write_atomic
-from .questions import LETTERS, Question
+from .questions import Question
 
 RUN = "run.json"
 CHUNKS = "chunks"
@@ -51,15 +51,9 @@ def blank(question: Question, run: str, attempt: int) -> Record:
         "video": question.video,
         **question.span.row(),
         "question": question.text,
-        "options": list(question.options),
-        "answer": question.answer,
-        "truth": LETTERS[question.answer],
+        **question.blank(),
         "status": None,
-        "prediction": None,
-        "correct": False,
         "reply": None,
-        "scores": None,
-        "tie": False,
         "error": None,
         "source": "none",
         "visual_tokens": None,
@@ -213,15 +207,30 @@ class ChunkFile:
         self._file.close()
 
 
+class Indexed(Protocol):
+    """Something to be asked: a question, or a judgement of an answer."""
+
+    @property
+    def index(self) -> int:
+        """Its place among all."""
+        ...
+
+
+Asking = TypeVar("Asking", bound=Indexed)
+
+
 def pending(
-    questions: Sequence[Question], done: Mapping[int, Record], retry: bool
-) -> list[tuple[Question, int]]:
-    """(question, attempt) of what is still to be asked; with `retry` also of what failed."""
+    questions: Sequence[Asking],
+    done: Mapping[int, Record],
+    retry: bool,
+    failed: Collection[str] = FAILED,
+) -> list[tuple[Asking, int]]:
+    """(question, attempt) of what is still to be asked; with `retry` also of what `failed`."""
     todo = []
     for question in questions:
         record = done.get(question.index)
         if record is None:
             todo.append((question, 0))
-        elif retry and record["status"] in FAILED:
+        elif retry and record["status"] in failed:
             todo.append((question, record["attempt"] + 1))
     return todo

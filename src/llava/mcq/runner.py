@@ -268,6 +268,9 @@ def _judge(question: Question, record: Record, answer: Answer, strategy: Strateg
     if strategy.read is not None:
         assert answer.reply is not None, "generate gives a reply"
         parsed = strategy.read(answer.reply, question)
+        if parsed is None:  # an open question: the reply is what there is to know
+            record.update(status="ok", reply=answer.reply)
+            return
         record.update(
             status="ok" if parsed.parsed else "unparsed",
             reply=answer.reply,

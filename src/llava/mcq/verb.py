@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...codec.llava.options import add_mosaic_arguments, mosaic_options
@@ -11,8 +12,8 @@ from ...codec.llava.rows import json_line
 from ...files import write_atomic
 from ...jobs import Shard
 from .merge import Incomplete, merge
-from .parse import STRATEGIES, strategy_named
-from .questions import FORMATS, missing_tasks, read_questions
+from .parse import STRATEGIES, Strategy, strategy_named
+from .questions import FORMATS, Question, missing_tasks, read_questions
 from .runner import Answerer, BrokenModel, describe_run, run_chunk
 from .score import table
 from .sources import ON_MISS, Sources, video_rows
@@ -22,14 +23,7 @@ _LINES = 20  # of progress, for a whole chunk
 
 def main(argv: list[str]) -> int:
     """The verb: 0; 1 if the model or parts of the results are broken; 2 for what cannot work."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    needed = ["out"] if args.merge else ["benchmark"]
-    if not args.merge and args.list_videos is None:
-        needed += ["model", "out"]
-    for name in needed:
-        if getattr(args, name) is None:
-            parser.error(f"--{name} is needed")
+    args = parse_run_arguments(_parser(), argv)
     try:
         if args.merge:
             return _merge(Path(args.out))
@@ -44,13 +38,51 @@ def main(argv: list[str]) -> int:
         return 1
 
 
+def parse_run_arguments(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parses, and stops where what the work needs is not given."""
+    args = parser.parse_args(argv)
+    needed = ["out"] if args.merge else ["benchmark"]
+    if not args.merge and args.list_videos is None:
+        needed += ["model", "out"]
+    for name in needed:
+        if getattr(args, name) is None:
+            parser.error(f"--{name} is needed")
+    return args
+
+
 def _evaluate(args: argparse.Namespace) -> int:
-    out = Path(args.out)
     strategy = strategy_named(args.strategy)
-    part = Shard.parse(args.chunk)
     questions, form = read_questions(args.benchmark, args.format)
     if form == "mvbench" and missing_tasks(questions):
         print(f"not here, so not evaluated: {', '.join(missing_tasks(questions))}", file=sys.stderr)
+    return ask(args, questions, form, strategy, _merge)
+
+
+def ask(
+    args: argparse.Namespace,
+    questions: Sequence[Question],
+    form: str,
+    strategy: Strategy,
+    finish: Callable[[Path], int],
+) -> int:
+    """Asks the questions of one chunk.
+
+    Args:
+      args: of `add_run_arguments`.
+      questions: all of the benchmark.
+      form: its format.
+      strategy: how they are asked.
+      finish: called with the folder of results; raises Incomplete while other chunks lack.
+
+    Returns:
+      What `finish` does; 0 if chunks lack.
+
+    Raises:
+      ValueError, OSError: something that cannot work.
+      BrokenModel: the model fails at everything.
+    """
+    out = Path(args.out)
+    part = Shard.parse(args.chunk)
     for question in questions:
         strategy.prompt(question)  # too many options: said before a model is loaded
     options = mosaic_options(args)
@@ -79,7 +111,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     print(f"chunk {args.chunk}: {written} answered now")
     try:
-        return _merge(out)
+        return finish(out)
     except Incomplete as error:
         print(error)
         return 0
@@ -103,7 +135,12 @@ def _merge(out: Path) -> int:
 
 
 def _list_videos(args: argparse.Namespace) -> int:
-    rows = video_rows(read_questions(args.benchmark, args.format)[0], args.benchmark)
+    return list_videos(args, read_questions(args.benchmark, args.format)[0])
+
+
+def list_videos(args: argparse.Namespace, questions: Sequence[Question]) -> int:
+    """Writes `--list-videos` of the questions' videos."""
+    rows = video_rows(questions, args.benchmark)
     write_atomic(args.list_videos, b"".join(map(json_line, rows)))
     print(
         f"{args.list_videos}: {len(rows)} videos; next: codecvit llava assets --jsonl "
@@ -126,16 +163,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: codecvit llava eval --model runs/stage2 --benchmark eval_data/NExT-QA "
         "--assets nextqa --out results/nextqa",
     )
-    parser.add_argument("--model", metavar="DIR", help="what `codecvit llava train` saved")
-    parser.add_argument(
-        "--benchmark",
-        metavar="DIR",
-        help="holds test_q.json, test_a.json, videos/ (MERV) or json/, video/ (MVBench)",
+    add_run_arguments(
+        parser,
+        "holds test_q.json, test_a.json, videos/ (MERV) or json/, video/ (MVBench)",
+        FORMATS,
+        max_new_tokens=64,
     )
-    parser.add_argument(
-        "--format", choices=FORMATS, help="of the benchmark (default: recognised by its files)"
-    )
-    parser.add_argument("--out", metavar="DIR", help="results")
     parser.add_argument(
         "--strategy",
         choices=tuple(STRATEGIES),
@@ -143,6 +176,26 @@ def _parser() -> argparse.ArgumentParser:
         help="letter: strict reading of the reply; loglik: the likeliest letter; first_char, "
         "mvbench_compat: as MERV and VideoGPT+ count (default: %(default)s)",
     )
+    return parser
+
+
+def add_run_arguments(
+    parser: argparse.ArgumentParser, holds: str, formats: Sequence[str], max_new_tokens: int
+) -> None:
+    """Adds what `ask` and `list_videos` read.
+
+    Args:
+      parser: of a verb that asks a model questions about videos.
+      holds: what there is in the folder of a benchmark.
+      formats: of benchmarks.
+      max_new_tokens: of a reply, by default.
+    """
+    parser.add_argument("--model", metavar="DIR", help="what `codecvit llava train` saved")
+    parser.add_argument("--benchmark", metavar="DIR", help=holds)
+    parser.add_argument(
+        "--format", choices=formats, help="of the benchmark (default: recognised by its files)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="results")
     parser.add_argument(
         "--chunk", default="0/1", metavar="k/n", help="chunk k of n, counted from 0: array jobs"
     )
@@ -176,7 +229,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--batch-size", type=int, default=1, help="default: %(default)s")
     group.add_argument(
-        "--max-new-tokens", type=int, default=64, help="of a reply (default: %(default)s)"
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        help="of a reply (default: %(default)s)",
     )
     add_mosaic_arguments(parser)
-    return parser

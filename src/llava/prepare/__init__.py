@@ -1,0 +1,1 @@
+"""Benchmarks as their authors hand them out -> folders that the runners read."""
