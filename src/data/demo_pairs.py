@@ -35,10 +35,10 @@ COLOURS = {
     "blue": (80, 140, 255),
     "yellow": (250, 230, 50),
 }
-SIZES = {"small": (64.0, 72.0), "big": (88.0, 100.0)}  # pixels
+SIZES = {"small": (58.0, 66.0), "big": (84.0, 92.0)}  # pixels
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-_CENTRES = (SIDE / 2 - 12, SIDE / 2, SIDE / 2 + 12)
-_SPREAD = 3.0  # pixels around a centre
+_CENTRES = (SIDE / 2 - 16, SIDE / 2, SIDE / 2 + 16)
+_SPREAD = 2.0  # pixels around a centre
 
 # What is easy to see must not tell pictures apart alone: of colours and digits together, a small
 # model learns the colours (docs/results.md).
