@@ -13,6 +13,8 @@ VERBS = {
     "train": ("llava.training.train", "train a video language model on an exported encoder"),
     "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
+    "benchmark": ("llava.benchmarks.prepare", "videos of a public benchmark -> its assets"),
+    "lmms": ("llava.benchmarks.lmms_run", "an evaluation by lmms-eval, assets found by task"),
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
 }
 

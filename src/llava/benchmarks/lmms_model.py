@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import torch
 from lmms_eval.api.model import lmms
 
 from ..mcq.answer import Conversation, ModelAnswerer
-from ..mcq.runner import EXPECTED, BrokenModel
+from ..mcq.runner import EXPECTED
 from ..mcq.sources import VisualError
 from ..visuals import NATIVE
 from .requests import MAX_NEW_TOKENS, Request, conversation_of, generation_request, scoring_request
@@ -48,7 +49,8 @@ class CodecVitLlava(lmms):
       max_batch_size: of lmms-eval's automatic batches, which there are none of.
 
     Raises:
-      ValueError: an option, a variable, the model or a folder is unusable.
+      SystemExit: an option, a variable, the model or a folder is unusable. lmms-eval catches every
+        Exception, logs it and exits with 0, as if all were well.
     """
 
     is_simple = True
@@ -71,33 +73,36 @@ class CodecVitLlava(lmms):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if not str(batch_size).isdecimal() or int(batch_size) < 1 or max_batch_size is not None:
-            raise ValueError(
-                f"batch_size = {batch_size!r}, max_batch_size = {max_batch_size!r}: give "
-                "batch_size alone, a number from 1"
+        with _stopping():
+            if not str(batch_size).isdecimal() or int(batch_size) < 1 or max_batch_size is not None:
+                raise ValueError(
+                    f"batch_size = {batch_size!r}, max_batch_size = {max_batch_size!r}: give "
+                    "batch_size alone, a number from 1"
+                )
+            # First what is quickly told, then the model.
+            settings = read_settings(
+                os.environ,
+                assets=assets,
+                video_root=video_root,
+                on_miss=on_miss,
+                debug=debug,
+                num_images=num_images,
+                size=size,
+                patch=patch,
+                num_frames=num_frames,
             )
-        # First what is quickly told, then the model.
-        settings = read_settings(
-            os.environ,
-            assets=assets,
-            video_root=video_root,
-            on_miss=on_miss,
-            debug=debug,
-            num_images=num_images,
-            size=size,
-            patch=patch,
-            num_frames=num_frames,
-        )
-        Shown(settings, 1)
-        self._device = torch.device(device or _own_device())
-        if self._device.type == "cuda" and self._device.index is not None:
-            torch.cuda.set_device(self._device)
-        self._answerer = ModelAnswerer.load(pretrained, str(self._device), dtype, MAX_NEW_TOKENS)
-        self._shown = Shown(settings, self._answerer.patch, self._answerer.expected_hash)
-        self._images = getattr(self._answerer.config, "image_rule", NATIVE)
-        self._batch_size = int(batch_size)
-        self._results = None if results == "none" else results
-        self._tally: Tally | None = None
+            Shown(settings, 1)
+            self._device = torch.device(device or _own_device())
+            if self._device.type == "cuda" and self._device.index is not None:
+                torch.cuda.set_device(self._device)
+            self._answerer = ModelAnswerer.load(
+                pretrained, str(self._device), dtype, MAX_NEW_TOKENS
+            )
+            self._shown = Shown(settings, self._answerer.patch, self._answerer.expected_hash)
+            self._images = getattr(self._answerer.config, "image_rule", NATIVE)
+            self._batch_size = int(batch_size)
+            self._results = None if results == "none" else results
+            self._tally: Tally | None = None
 
     @property
     def device(self) -> torch.device:
@@ -113,11 +118,11 @@ class CodecVitLlava(lmms):
         """Replies, in the order of the requests.
 
         Raises:
-          ValueError: an asset is missing or does not fit, or a task asks for more than greedy
-            replies; nothing was asked then.
-          BrokenModel: the model failed many times in a row.
+          SystemExit: an asset is missing or does not fit, or a task asks for more than greedy
+            replies, and nothing was asked then; or the model failed many times in a row.
         """
-        asked = [generation_request(request.args, self.task_dict) for request in requests]
+        with _stopping():
+            asked = [generation_request(request.args, self.task_dict) for request in requests]
         replies: list[str] = []
 
         def ask(batch: Sequence[Request], talks: Sequence[Conversation]) -> list[tuple[Any, dict]]:
@@ -136,9 +141,10 @@ class CodecVitLlava(lmms):
         """(log-probability of the answer in its turn, whether it is the greedy reply) of each.
 
         Raises:
-          ValueError, BrokenModel: as `generate_until`.
+          SystemExit: as `generate_until`.
         """
-        asked = [scoring_request(request.args, self.task_dict) for request in requests]
+        with _stopping():
+            asked = [scoring_request(request.args, self.task_dict) for request in requests]
 
         def ask(batch: Sequence[Request], talks: Sequence[Conversation]) -> list[tuple[Any, dict]]:
             return [
@@ -164,7 +170,8 @@ class CodecVitLlava(lmms):
         nothing: Any,
     ) -> Iterator[tuple[Request, Any]]:
         """(request, answer) in order; `nothing` for what cannot be answered."""
-        self._shown.plan((r.task, video) for r in asked for video in r.videos())
+        with _stopping():
+            self._shown.plan((r.task, video) for r in asked for video in r.videos())
         tally = self._open_tally()
         failing = done = 0
         for batch in _batches(asked, self._batch_size):
@@ -197,7 +204,9 @@ class CodecVitLlava(lmms):
             done += len(batch)
             if failing >= _HOPELESS:
                 tally.write(self._shown.describe())
-                raise BrokenModel(f"the model failed {failing} times in a row: {record['error']}")
+                raise SystemExit(
+                    f"codecvit_llava: the model failed {failing} times in a row: {record['error']}"
+                )
         tally.write(self._shown.describe())
 
     def _open_tally(self) -> Tally:
@@ -205,6 +214,15 @@ class CodecVitLlava(lmms):
         if self._tally is None:
             self._tally = Tally(self._results, self.rank, {"model": self._answerer.describe()})
         return self._tally
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Ends the process with its message and status 1: see `CodecVitLlava`."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"codecvit_llava: {error}") from error
 
 
 def _own_device() -> str:

@@ -21,7 +21,6 @@ class Benchmark:
       cache: folder below HF_HOME where lmms-eval looks for the videos; "" for tasks of images.
       hub: the data set on the hub.
       revision: branch of it.
-      linked: that folder is a link to the download, whose archives stay packed.
     """
 
     task: str
@@ -29,7 +28,6 @@ class Benchmark:
     cache: str = ""
     hub: str = ""
     revision: str = "main"
-    linked: bool = False
 
     @property
     def has_videos(self) -> bool:
@@ -48,7 +46,7 @@ class Benchmark:
 
 BENCHMARKS = (
     Benchmark("videomme", "", "videomme", "lmms-eval/Video-MME"),
-    Benchmark("mvbench", "", "mvbench_video", "OpenGVLab/MVBench", "video", linked=True),
+    Benchmark("mvbench", "", "mvbench_video", "OpenGVLab/MVBench", "video"),
     Benchmark(
         "perceptiontest_val_mc",
         "perceptiontest",
