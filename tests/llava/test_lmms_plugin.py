@@ -331,10 +331,12 @@ def test_what_a_task_asks_for_is_done_or_refused(make, bench):
     assert (
         ask(model, docs, max_new_tokens=20, until=[whole[3]])[0] == whole[: whole.index(whole[3])]
     )
-    assert ask(model, docs, temperature=0, top_p=1.0, num_beams=1, do_sample=False)
+    greedy = ask(model, docs, temperature=0, top_p=1.0, num_beams=1, do_sample=False)
+    assert greedy == ask(model, docs) == ask(model, docs, temperature=0.7, do_sample=False)
     for options, message in (
         ({"do_sample": True}, "replies are greedy"),
-        ({"num_beams": 5}, "replies are greedy"),
+        ({"num_beams": 5}, "num_beams = 5, but replies are greedy"),
+        ({"temperature": 0.7}, "temperature = 0.7, but replies are greedy"),
         ({"num_frames": 5}, "num_frames, unknown here"),
     ):
         with pytest.raises(SystemExit, match=message):

@@ -27,7 +27,8 @@ MAX_NEW_TOKENS = 1024
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 # Greedy generation does not read them; the last is a wish of one model, whose images are cut up.
 _IDLE = {"top_p", "top_k", "image_aspect_ratio"}
-_READ = {"max_new_tokens", "temperature", "do_sample", "num_beams", "until"}
+_DECODING = ("do_sample", "temperature", "num_beams")
+_READ = {*_DECODING, "max_new_tokens", "until"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,11 +106,14 @@ def generation_request(args: Sequence[Any], task_dict: Mapping[str, Any]) -> Req
     unknown = sorted(options.keys() - _READ - _IDLE)
     if unknown:
         raise ValueError(f"task {task}: generation_kwargs has {', '.join(unknown)}, unknown here")
-    if options.get("do_sample") or (options.get("num_beams") or 1) != 1:
+    samples = options.get("do_sample")
+    if samples is None:
+        samples = (options.get("temperature") or 0) > 0
+    if samples or (options.get("num_beams") or 1) != 1:
+        told = ", ".join(f"{n} = {options[n]}" for n in _DECODING if n in options)
         raise ValueError(
-            f"task {task}: do_sample = {options.get('do_sample')}, num_beams = "
-            f"{options.get('num_beams')}, but replies are greedy: say --gen_kwargs "
-            "do_sample=False,num_beams=1"
+            f"task {task} wants {told}, but replies are greedy: say --gen_kwargs "
+            "do_sample=False,temperature=0,num_beams=1"
         )
     doc = task_dict[task][split][doc_id]
     return Request(task, split, doc_id, context, doc_to_visual, doc, options)
