@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of the PyTorch exchange with another version of transformers than the one in .venv.
+# Runs the tests of the PyTorch side (exchange, video language models) with another version of transformers than the one in .venv.
 #
 #   bash scripts/test_transformers.sh VERSION [pytest arguments]      e.g. bash scripts/test_transformers.sh 4.57.3
 #
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 version="${1:?usage: bash scripts/test_transformers.sh VERSION [pytest arguments]}"
 shift
 [[ "$version" =~ ^[0-9]+\.[0-9]+ ]] || { echo "test_transformers: '$version' is no version" >&2; exit 2; }
-[ -x .venv/bin/python ] || { echo "test_transformers: no .venv; run bash setup.sh DEVICE=cpu EXTRAS=dev first" >&2; exit 2; }
+[ -x .venv/bin/python ] || { echo "test_transformers: no .venv; run bash setup.sh DEVICE=cpu EXTRAS=dev,llava first" >&2; exit 2; }
 
 venv="$PWD/.venv-transformers-$version"
 if [ ! -x "$venv/bin/python" ]; then
@@ -26,4 +26,4 @@ fi
 import codecvit, transformers
 assert transformers.__version__ == '$version', transformers.__version__
 print('testing', codecvit.__name__, 'with transformers', transformers.__version__, 'from', transformers.__path__[0])"
-exec "$venv/bin/python" -m pytest tests/convert "$@"
+exec "$venv/bin/python" -m pytest tests/convert tests/llava "$@"

@@ -49,7 +49,7 @@ if [[ $LOCAL == 1 ]]; then
   DATACOMP_PATH=${DATACOMP_PATH:-table:$pairs/train.jsonl} VOCAB_PATH=${VOCAB_PATH:-$pairs/vocab.txt}
   COCO_DATA_DIR=${COCO_DATA_DIR:-table:$pairs/test.jsonl} IN1K_DATA_DIR=${IN1K_DATA_DIR:-table:$pairs/test.jsonl}
   IN1K_CLASSES=$pairs/classes.txt IN1K_TEMPLATES=$pairs/templates.txt
-  printf '%s\n' '{} over flowers' '{} over a temple' > "$pairs/templates.txt"
+  printf '%s\n' 'the number {}' 'a {} over flowers' 'a {} over a temple' > "$pairs/templates.txt"
 fi
 
 # --- Check ---------------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ stage ft224 "$FT_TRAIN_EPOCH" "$FT_RES" "$FT_LR" "$FT_BATCH_FACTOR"
 stage ft384 "$FT2_TRAIN_EPOCH" "$FT2_RES" "$FT2_LR" "$FT2_BATCH_FACTOR"
 if [[ $LOCAL == 1 && $VERSION == 1 && -n $previous ]]; then
   printf '%s\n' white red green blue yellow > "$pairs/colours.txt"
-  printf '%s\n' 'the number two in {}' 'a {} five over flowers' 'a {} nine over a temple' > "$pairs/colour_templates.txt"
+  printf '%s\n' 'A big {} two is at the top.' 'A small {} five is at the middle.' 'A big {} nine is at the left.' > "$pairs/colour_templates.txt"
   launch codecvit evaluate-pairs "$previous" --zero-shot "table:$pairs/test.jsonl" --columns text_0=colour \
     --classes "$pairs/colours.txt" --templates "$pairs/colour_templates.txt" --batch-size 100
 fi

@@ -11,6 +11,7 @@ from transformers.configuration_utils import PretrainedConfig
 from ..convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
 from .templates import TEMPLATES
 from .vision import vision_config_of
+from .visuals import ImageRule
 
 VISUAL_TOKEN = -200
 """The id that stands in `input_ids` where a visual token goes, as in LLaVA; no tokenizer has it."""
@@ -42,6 +43,9 @@ class LlavaConfig(PretrainedConfig):
         before it.
       timestamps: a group of visual tokens follows its time as text.
       template: name of the conversation template, see `templates.TEMPLATES`.
+      image_size, max_pixels: how large images are read, see `visuals.ImageRule`.
+      assets_hash: of the options by which the mosaics were made that it was trained on, or None;
+        evaluation refuses others.
       image_mean, image_std: of the pixels that the encoder expects, per channel of RGB in 0..1.
 
     Raises:
@@ -65,6 +69,9 @@ class LlavaConfig(PretrainedConfig):
         vision_select_layer: int = -2,
         timestamps: bool = False,
         template: str = "chatml",
+        image_size: int = 0,
+        max_pixels: int = 1600 * 1600,
+        assets_hash: str | None = None,
         image_mean: tuple[float, float, float] = CLIP_MEAN,
         image_std: tuple[float, float, float] = CLIP_STD,
         **kwargs: Any,
@@ -85,6 +92,9 @@ class LlavaConfig(PretrainedConfig):
         self.vision_select_layer = vision_select_layer
         self.timestamps = timestamps
         self.template = template
+        self.image_size = image_size
+        self.max_pixels = max_pixels
+        self.assets_hash = assets_hash
         self.image_mean = [*image_mean]
         self.image_std = [*image_std]
         self._check()
@@ -96,6 +106,11 @@ class LlavaConfig(PretrainedConfig):
     def pools(self) -> bool:
         """Whether visuals are brought to cells; "merger" is apart."""
         return self.projector.startswith(POOLING) or self.pool_level > 0
+
+    @property
+    def image_rule(self) -> ImageRule:
+        """How large images are read, in training and afterwards."""
+        return ImageRule(self.image_size, self.max_pixels)
 
     def _check(self) -> None:
         if not PROJECTOR.fullmatch(self.projector):
@@ -112,6 +127,7 @@ class LlavaConfig(PretrainedConfig):
                 f"pool_level = {self.pool_level} has no effect on the projector "
                 f"{self.projector!r}: set it to 0"
             )
+        self.image_rule.grid(1, 1, self.vision_config.patch_size)  # raises
         choices = {
             "pool_empty": ("carry", "drop", "learned"),
             "position_embedding": ("none", "sincos"),

@@ -25,7 +25,6 @@ from .mixture import Mixture
 from .pooling import num_visual_tokens
 from .row_visuals import KINDS, Reading, pack_of, read_row
 from .sampler import LengthGroupedBatches
-from .visuals import NATIVE, ImageRule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +63,6 @@ class LlavaDataset(Dataset):
         config: LlavaConfig,
         max_length: int,
         *,
-        images: ImageRule = NATIVE,
         assets: MosaicOptions | None = None,
     ) -> None:
         self.mixture = mixture
@@ -83,7 +81,7 @@ class LlavaDataset(Dataset):
         if assets is not None:
             asset_hash, self._grid = assets.hash, self._grid or (assets.size // assets.patch,) * 2
         patch = config.vision_config.patch_size
-        self.reading = Reading(patch, images, assets, asset_hash)
+        self.reading = Reading(patch, config.image_rule, assets, asset_hash)
         self._known_tokens: dict[tuple[int, int, int], int] = {}
 
     def __len__(self) -> int:

@@ -102,23 +102,22 @@ class ImageRule:
     """The size at which images are read; one rule for training and inference.
 
     Attributes:
-      size: None keeps an image's own size, its sides rounded to whole patches; a number makes it a
+      size: 0 keeps an image's own size, its sides rounded to whole patches; a number makes it a
         square of this many pixels, whatever its aspect (the published "square").
       max_pixels: larger images are scaled down to it, keeping their aspect; the default is that of
-        the published "native". Only with size None.
+        the published "native". Only with size 0.
 
     Raises:
       ValueError: a number is out of range.
     """
 
-    size: int | None = None
+    size: int = 0
     max_pixels: int = 1600 * 1600
 
     def __post_init__(self) -> None:
-        for name in ("size", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
+        for name, least in (("size", 0), ("max_pixels", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
 
     def grid(self, height: int, width: int, patch: int) -> tuple[int, int]:
         """(rows, columns) of patches that an image of this size in pixels becomes.
@@ -126,7 +125,7 @@ class ImageRule:
         Raises:
           ValueError: the size is no multiple of `patch`, or not even one patch is allowed.
         """
-        if self.size is not None:
+        if self.size:
             if self.size % patch:
                 raise ValueError(f"size = {self.size} must be a multiple of patch = {patch}")
             return self.size // patch, self.size // patch

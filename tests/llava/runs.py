@@ -43,7 +43,7 @@ def options(stage, **changes):
     """Fields of a configuration of this stage, shrunk; `a__b` is config.a.b."""
     config = get_config(f"stage={stage},runlocal")
     fields = {
-        "data__image_size": 16,
+        "model__image_size": 16,
         "data__max_length": 200,
         "batch_size": 4,
         "micro_batch_size": 2,

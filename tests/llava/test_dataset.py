@@ -17,7 +17,6 @@ from codecvit.llava.failures import Failure, FailureLog, TooManyFailures
 from codecvit.llava.mixture import load_mixture
 from codecvit.llava.row_visuals import KINDS
 from codecvit.llava.sampler import LengthGroupedBatches
-from codecvit.llava.visuals import ImageRule
 
 from .made import (
     OPTIONS,
@@ -77,9 +76,9 @@ def opened(tree, tokenizer, make_config):
 
     def make(recipe=RECIPE, max_length=400, timestamps=True, assets=LOSSLESS, **fields):
         (tree / "mix.yaml").write_text(recipe)
-        config = make_config(template="chatml", timestamps=timestamps)
+        config = make_config(template="chatml", timestamps=timestamps, **fields)
         mixture = load_mixture(str(tree / "mix.yaml"))
-        return LlavaDataset(mixture, tokenizer, config, max_length, assets=assets, **fields)
+        return LlavaDataset(mixture, tokenizer, config, max_length, assets=assets)
 
     return make
 
@@ -123,7 +122,7 @@ def test_lengths_are_near_the_true_ones(opened):
     text = (true - visual) / 4
     np.testing.assert_array_less(np.abs(data.lengths - visual - text)[[0, 1, 4, 5, 6]], 30)
     assert data.length(0) == data.lengths[0] >= 48
-    square = opened(RECIPE.replace("videos", "packed/train"), images=ImageRule(32))
+    square = opened(RECIPE.replace("videos", "packed/train"), image_size=32)
     assert square.lengths[3] - square.lengths[4] >= 2 * 64
 
 

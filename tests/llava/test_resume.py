@@ -137,7 +137,7 @@ def test_the_command_stops_with_status_0_when_its_whole_group_is_told_to(fields,
     data = write_data(tmp_path / "data", images=60, texts=0)
     given = f"encoder={fields['model__encoder']},lm={fields['model__language_model']},data={data}"
     config = f"--config={root}/src/configs/llava.py:stage=projector,runlocal,steps=20000,{given}"
-    small = ["--config.data.image_size=16", "--config.model.template=chatml"]
+    small = ["--config.model.image_size=16", "--config.model.template=chatml"]
     small += ["--config.data.workers=2", "--config.checkpoint.every_steps=2"]
     small += ["--config.micro_batch_size=1"]  # a step takes many batches, not just those at hand
     command = [sys.executable, "-m", "codecvit", "llava", "train", config, *small]

@@ -140,6 +140,11 @@ def test_codec_rows_and_with_their_options_plain_videos(parts, tmp_path, options
     timestamps = {"model__timestamps": True, "model__projector": "merger"}
     found = train(tiny_config("projector", **fields, **timestamps), tmp_path / "run")
     assert found["data/failures"] == 0 and found["perf/visual_tokens_per_second"] > 0
+    # The model says which mosaics, and which size of images, it was trained on.
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    (pack,) = made.rglob("meta.json")
+    assert config["assets_hash"] == json.loads(pack.read_text())["config_hash"]
+    assert config["image_size"] == 16
 
 
 def test_options_of_mosaics_that_do_not_exist_are_named(parts, tmp_path):
@@ -252,7 +257,7 @@ def test_the_command_line(parts, tmp_path, root, capsys):
     config = f"--config={root}/src/configs/llava.py:{given}"
     assert main([config]) == 2
     assert main([config, "--workdir", str(tmp_path / "run"), "--config.optim.lrr=1"]) == 2
-    small = ["--config.data.image_size=16", "--config.model.template=chatml"]
+    small = ["--config.model.image_size=16", "--config.model.template=chatml"]
     assert main([config, "--workdir", str(tmp_path / "run"), *small, "--config.batch_size=3"]) == 1
     assert "global_batch = 3 must be a multiple" in capsys.readouterr().err
     assert main([config, "--workdir", str(tmp_path / "run"), *small]) == 0

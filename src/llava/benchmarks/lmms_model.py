@@ -14,7 +14,6 @@ from lmms_eval.api.model import lmms
 from ..mcq.answer import Conversation, ModelAnswerer
 from ..mcq.runner import EXPECTED
 from ..mcq.sources import VisualError
-from ..visuals import NATIVE
 from .requests import MAX_NEW_TOKENS, Request, conversation_of, generation_request, scoring_request
 from .settings import read_settings
 from .shown import Shown
@@ -99,7 +98,7 @@ class CodecVitLlava(lmms):
                 pretrained, str(self._device), dtype, MAX_NEW_TOKENS
             )
             self._shown = Shown(settings, self._answerer.patch, self._answerer.expected_hash)
-            self._images = getattr(self._answerer.config, "image_rule", NATIVE)
+            self._images = self._answerer.config.image_rule
             self._batch_size = int(batch_size)
             self._results = None if results == "none" else results
             self._tally: Tally | None = None

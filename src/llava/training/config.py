@@ -18,7 +18,8 @@ class ModelOptions:
     """Where the model comes from, and what it is made of; None leaves a choice to `LlavaConfig`.
 
     With `config.init` the two folders stay empty, and an option that is given must be that of the
-    earlier run; only `timestamps` and `template`, which no weight depends on, may change.
+    earlier run; only `timestamps`, the size of images and `template`, which no weight depends on,
+    may change.
 
     Attributes:
       encoder: folder of `codecvit export`.
@@ -27,6 +28,7 @@ class ModelOptions:
         package), flex_attention.
       projector, pool, pool_level, pool_empty, pool_first, position_embedding,
         vision_select_layer, timestamps: as in `LlavaConfig`.
+      image_size, max_pixels: likewise; with `init` they may change too.
       template: of conversations; None keeps that of `init`, except that "plain", which captions
         have in the projector stage, gives way to the language model's own.
     """
@@ -42,6 +44,8 @@ class ModelOptions:
     position_embedding: str | None = None
     vision_select_layer: int | None = None
     timestamps: bool | None = None
+    image_size: int | None = None
+    max_pixels: int | None = None
     template: str | None = None
 
     def options(self) -> dict[str, Any]:
@@ -59,8 +63,6 @@ class DataOptions:
       recipe: YAML of data sets and their sampling strategies, or one JSON or JSONL file of rows.
       root: folder or URL that the recipe's paths are relative to; "" takes the recipe's own.
       max_length: most tokens of a row, visual ones included; longer rows are failures.
-      image_size: None keeps an image's own size up to `max_pixels`; else it becomes a square.
-      max_pixels: of images of their own size.
       mosaics: options of `codecvit llava data` in one text, such as "--size 224 --patch 14
         --lossless": the mosaics have to be made with them, and plain videos are packed with them.
         "" takes mosaics as they are and allows no plain videos.
@@ -70,8 +72,6 @@ class DataOptions:
     recipe: str = ""
     root: str = ""
     max_length: int = 16_384
-    image_size: int | None = None
-    max_pixels: int = 1600 * 1600
     mosaics: str = ""
     workers: int = 2
 

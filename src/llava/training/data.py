@@ -18,7 +18,6 @@ from ..dataset import Batch, Collator, LlavaDataset, make_loader
 from ..mixture import Mixture, load_mixture
 from ..sampler import LengthGroupedBatches
 from ..templates import TEMPLATES
-from ..visuals import ImageRule
 from .config import DataOptions, LlavaTrainConfig
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ class TrainingData:
 
     Attributes:
       digest: of the lengths and kinds of all examples: equal for equal data in equal order.
+      assets_hash: of the options that all mosaics were made with; None without mosaics.
       accumulation: micro-batches of a process in a step.
       steps_per_epoch: steps in which every example comes once.
 
@@ -62,7 +62,6 @@ class TrainingData:
             tokenizer,
             model_config,
             options.max_length,
-            images=ImageRule(options.image_size, options.max_pixels),
             assets=parse_mosaics(options.mosaics),
         )
         self._batches = LengthGroupedBatches(
@@ -77,6 +76,7 @@ class TrainingData:
         collator = Collator(tokenizer.pad_token_id)
         self._loader = make_loader(dataset, self._batches, collator, options.workers, pin_memory)
         self._loader.worker_init_fn = _outlive_sigterm
+        self.assets_hash = dataset.reading.asset_hash
         self.accumulation = self._batches.accumulation
         self.steps_per_epoch = self._batches.steps_per_epoch
         order = np.stack([dataset.lengths, dataset.kinds]).astype(np.int64)

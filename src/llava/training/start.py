@@ -31,6 +31,7 @@ MODEL = "model"  # the finished model in a run's folder
 ADAPTER = "adapter"  # the adapter of a LoRA run there
 
 # What projectors are called in files: ours, LLaVA's, and that of transformers' LLaVA.
+CHANGEABLE = ("timestamps", "image_size", "max_pixels")  # no weight depends on them
 PREFIX = re.compile(r"(?:model\.)?(?:projector|mm_projector|multi_modal_projector)\.")
 HF_LAYERS = {"linear_1": "0", "linear_2": "2"}
 
@@ -106,7 +107,9 @@ def load_run(
         raise ValueError(f"{run} has no checkpoint yet")
     model, trained = start_model(config), read_trained(folder)
     prepare_training(model, config)
-    require_same_base(read_state(folder)["base"], model, folder)
+    state = read_state(folder)
+    require_same_base(state["base"], model, folder)
+    model.config.assets_hash = state["assets_hash"]
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     load_trained(parameters, trained, folder)
     return config, model.eval(), trained
@@ -191,8 +194,9 @@ def _earlier_model(
     else:
         model = LlavaForConditionalGeneration.from_pretrained(model_folder, **options)
     _same_options(config.model, model, folder)
-    if config.model.timestamps is not None:
-        model.config.timestamps = config.model.timestamps
+    for name in CHANGEABLE:
+        if (value := getattr(config.model, name)) is not None:
+            setattr(model.config, name, value)
     template = config.model.template or model.config.template
     if template == "plain" and config.model.template is None:
         template = template_for(model.language_model.config, start_tokenizer(config)).name
@@ -222,7 +226,7 @@ def _same_options(given: ModelOptions, model: nn.Module, folder: Path) -> None:
     for name, value in given.options().items():
         found = getattr(model.config, name)
         value = [*value] if isinstance(value, tuple) else value
-        if name not in ("template", "timestamps") and value != found:
+        if name not in ("template", *CHANGEABLE) and value != found:
             raise ValueError(
                 f"config.model.{name} = {value!r}, but {folder} has {found!r}: leave it out"
             )

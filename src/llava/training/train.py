@@ -75,12 +75,14 @@ def _train(config: LlavaTrainConfig, workdir: Path, stop: StopSignal) -> dict[st
     # --- Data ------------------------------------------------------------------------------------
     on_gpu = accelerator.device.type == "cuda"
     data = TrainingData(config, tokenizer, model.config, world, rank, pin_memory=on_gpu)
+    model.config.assets_hash = data.assets_hash or model.config.assets_hash
     total_steps = config.steps or math.ceil(config.epochs * data.steps_per_epoch)
 
     # --- Optimiser; both spread as the launcher says; then this work directory's checkpoint ------
     optimizer = make_optimizer(model, config.optim)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     about = {"config": config.to_dict(), "base": base, "data": data.digest, "processes": world}
+    about["assets_hash"] = model.config.assets_hash
     earlier: dict[str, Any] = {}
     if folder := latest_checkpoint(workdir):
         earlier = read_state(folder)
