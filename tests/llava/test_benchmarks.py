@@ -36,14 +36,22 @@ PACKING = ["--workers", "0", "--num-frames", "8", "--num-images", "2", "--size",
 NEXTQA = benchmarks_named("nextqa")[0]
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """a/clip.mp4, b/clip.mp4, b/Other.MP4"""
+    folder = tmp_path_factory.mktemp("clips")
+    for number, name in enumerate(("a/clip.mp4", "b/clip.mp4", "b/Other.MP4")):
+        write_clip(folder / name, frames=10 + number)
+    return folder
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(clips, tmp_path, monkeypatch):
     """HF_HOME with the clips of one task, two of them with the same name, where lmms-eval looks."""
     home = tmp_path / "home"
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    for number, name in enumerate(("a/clip.mp4", "b/clip.mp4", "b/Other.MP4")):
-        write_clip(home / "nextqa" / "NExTVideo" / name, frames=10 + number)
+    shutil.copytree(clips, home / "nextqa" / "NExTVideo")
     (home / "nextqa" / "NExTVideo" / "notes.txt").write_text("no video")
     (home / "nextqa" / "NExTVideo" / "b" / "._clip.mp4").write_text("a Mac's shadow file")
     return home
@@ -274,13 +282,16 @@ def test_a_gated_set_says_where_to_accept_it_and_the_token_stays_secret(
     assert written == []
 
 
-def test_no_such_set_no_server_no_room(hub, home, capsys):
+def test_no_such_set_no_server_no_room(hub, home, capsys, monkeypatch):
     hub.repo = "other/set"
     assert benchmark("nextqa", "--download") == 2
     assert "does not exist, or is private" in capsys.readouterr().err
     hub.repo, hub.claim = NEXTQA.hub, 1 << 60
     assert benchmark("nextqa", "--download") == 2
     assert "set HF_HOME to a larger disk" in capsys.readouterr().err
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert benchmark("nextqa", "--download") == 2
+    assert "could not be fetched from http://127.0.0.1:9 (" in capsys.readouterr().err
     assert not (home / "nextqa").exists()
 
 

@@ -81,7 +81,8 @@ def fetch(
             f"{page} does not exist, or is private: `hf auth login` (or HF_TOKEN) opens what you "
             "have access to"
         ) from error
-    except (HfHubHTTPError, ConnectionError, OSError) as error:
+    # The client's HTTP library is one or another by its version; its errors are this one's bases.
+    except (*HfHubHTTPError.__bases__, OSError) as error:
         raise ValueError(
             f"{benchmark.hub} could not be fetched from {endpoint} ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}): run again, it goes on where it stopped"
