@@ -2,9 +2,9 @@
 # The lmms-eval plugin in the real lmms-eval, without network: every answer is that of our own runner, and a missing asset stops the run
 # before its first question.
 #
-#   bash scripts/llava/test_lmms_eval.sh --model DIR --benchmark DIR [--out DIR] [--venv .venv-lmms] [options of the mosaics]
+#   bash scripts/llava/test_lmms_eval.sh [--model DIR --benchmark DIR [options of the mosaics]] [--out DIR] [--venv .venv-lmms]
 #
-# --model      what `codecvit llava train` saved
+# --model      what `codecvit llava train` saved; it has to score twice chance (default: that of scripts/llava/demo.sh, which is run if need be)
 # --benchmark  questions about whole videos, in a format of `codecvit llava eval`
 # --out        everything it makes (default demo_out/lmms_test); emptied first
 # --venv       made by scripts/llava/setup_lmms_eval.sh
@@ -24,6 +24,11 @@ while [ $# -gt 0 ]; do
     *) mosaics+=("$1"); shift ;;
   esac
 done
+if [ -z "$model$benchmark" ]; then
+  demo=$PWD/demo_out/llava_proof model=$PWD/demo_out/llava_proof/video-0/run/model
+  benchmark=$demo/questions/benchmark mosaics=(--size 112 --patch 14 --num-frames 8 --num-images 2)
+  [ -d "$model" ] || bash scripts/llava/demo.sh --seeds 0
+fi
 for name in model benchmark; do
   [ -d "${!name}" ] || { echo "test_lmms_eval.sh: --$name '${!name}' is no folder (--help says which)" >&2; exit 2; }
 done
@@ -44,6 +49,15 @@ lmms() { # lmms RESULTS
 codecvit llava eval --benchmark "$benchmark" --list-videos "$out/videos.jsonl"
 codecvit llava assets --jsonl "$out/videos.jsonl" --root "$benchmark" --out "$out/assets" "${mosaics[@]}"
 codecvit llava eval --model "$model" --benchmark "$benchmark" --assets "$out/assets" --out "$out/own" --dtype float32 --max-new-tokens $tokens "${mosaics[@]}"
+"$python" - "$out/own/summary.json" << 'PY'
+import json
+import sys
+from pathlib import Path
+
+found = json.loads(Path(sys.argv[1]).read_text())
+told = f"accuracy {found['accuracy']:.3f}, chance {found['chance']:.3f}"
+sys.exit(f"test_lmms_eval.sh: {told}: equal answers of such a model would say little" if found["accuracy"] < 2 * found["chance"] else print(told))
+PY
 "$python" -m codecvit.llava.benchmarks.local_task write --benchmark "$benchmark" --out "$out/tasks" --max-new-tokens $tokens
 lmms "$out/lmms"
 cat "$out/lmms/codecvit/visuals-rank0.json"

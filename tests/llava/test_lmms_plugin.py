@@ -282,6 +282,9 @@ def test_an_asset_that_does_not_fit_stops_the_run_whatever_was_asked_for(make, b
     next((tmp_path / "bench/made/assets").glob("video_10337*/mosaic_000.*")).unlink()
     with pytest.raises(SystemExit, match="mosaic_000.*is missing"):
         ask(make(**options, on_miss="pack"), docs)
+    next((tmp_path / "bench/made/assets").glob("video_10336*/meta.json")).write_text("{")
+    with pytest.raises(SystemExit, match="2 assets don't fit"):
+        ask(make(**options, on_miss="frames"), docs)
 
 
 def test_keys_of_other_folders_are_never_taken(make, bench, tmp_path):
@@ -343,7 +346,7 @@ def test_what_a_task_asks_for_is_done_or_refused(make, bench):
             ask(model, docs, **options)
     with pytest.raises(SystemExit, match="shows a dict"):
         ask(model, [{"show": [{"array": 0}], "text": "Hear?"}])
-    with pytest.raises(NotImplementedError, match="several rounds"):
+    with pytest.raises(SystemExit, match="several rounds"):
         model.generate_until_multi_round([])
     for options in ({"batch_size": "auto"}, {"batch_size": 0}, {"max_batch_size": 4}):
         with pytest.raises(SystemExit, match="give batch_size alone"):

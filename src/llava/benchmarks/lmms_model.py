@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
 
 _HOPELESS = 20  # failures of the model in a row: it is broken, not the questions
+_LINES = 20  # of progress
 _NO_REPLY = ""
 
 
@@ -157,9 +158,9 @@ class CodecVitLlava(lmms):
         return [found for _, found in self._run(asked, ask, (float("-inf"), False))]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Not offered: raises NotImplementedError."""
-        raise NotImplementedError(
-            "codecvit_llava answers single questions; tasks of several rounds are not offered"
+        """Not offered: raises SystemExit."""
+        raise SystemExit(
+            "codecvit_llava: answers single questions; tasks of several rounds are not offered"
         )
 
     def _run(
@@ -200,7 +201,7 @@ class CodecVitLlava(lmms):
                 if record["error"] is not None:
                     print(f"codecvit_llava: {request.place}: {record['error']}", file=sys.stderr)
                 yield request, answer
-            done += len(batch)
+            _progress(done, done := done + len(batch), len(asked))
             if failing >= _HOPELESS:
                 tally.write(self._shown.describe())
                 raise SystemExit(
@@ -228,6 +229,12 @@ def _own_device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _progress(before: int, now: int, total: int) -> None:
+    """A line for every twentieth of the questions."""
+    if now == total or now * _LINES // total > before * _LINES // total:
+        print(f"codecvit_llava: {now}/{total} questions", file=sys.stderr, flush=True)
 
 
 def _batches(asked: Sequence[Request], size: int) -> Iterator[list[Request]]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ...codec.llava.options import MosaicOptions
-from ...codec.llava.packs import EXPECTED, PackError, PackTask, make_pack
+from ...codec.llava.packs import EXPECTED, PackTask, make_pack
 from ..mcq.sources import VisualError, options_of
 from .roots import Asset, AssetRoots
 from .settings import Settings
@@ -78,7 +78,7 @@ class Shown:
                 continue
             try:
                 found[video] = self._place(task, video)
-            except PackError as error:
+            except (ValueError, OSError) as error:  # a PackError, or a meta.json that is none
                 wrong[video] = f"mismatch: {error}"
         missing = [v for v, place in found.items() if place.source == "miss"]
         if self._settings.on_miss == "error":
