@@ -56,7 +56,7 @@ def open_image(
                 raise MediaError(
                     name, f"has {image.width} x {image.height} pixels, more than {limit}"
                 )
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
     except MediaError:
         raise
     except _DAMAGE as error:
@@ -89,7 +89,9 @@ def image_sequence(rgb_SS3: np.ndarray, patch: int) -> PatchSequence:
     return PatchSequence(patches, np.stack([np.zeros_like(h), h, w], axis=1))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode, turned as its EXIF says, in RGB."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # Pillow would cut 16-bit grey at 255, which is white nearly everywhere.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from ..codec.llava.mosaic import lay_out, mosaic_cells
 from ..codec.llava.options import MosaicOptions
 from ..files import PathOrUrl, local_copy, open_read
 from .patch_resize import resize_patches
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,6 +163,16 @@ def image_visual(path: PathOrUrl, rule: ImageRule, patch: int) -> Visual:
     """
     with open_read(path) as file:
         image = open_image(file, path)
+    return picture_visual(image, rule, patch)
+
+
+def picture_visual(image: Image.Image, rule: ImageRule, patch: int) -> Visual:
+    """An image in memory, as `image_visual` reads it from its file.
+
+    Args:
+      image: RGB, upright.
+      rule, patch: as for `image_visual`.
+    """
     rows, columns = rule.grid(image.height, image.width, patch)
     size = (columns * patch, rows * patch)
     if image.size != size:

@@ -14,6 +14,8 @@ VERBS = {
     "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
     "prepare": ("llava.prepare.verb", "a benchmark as handed out -> a folder for eval or answer"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
+    "benchmark": ("llava.benchmarks.prepare", "videos of a public benchmark -> its assets"),
+    "lmms": ("llava.benchmarks.lmms_run", "an evaluation by lmms-eval, assets found by task"),
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
     "answer": ("llava.open_ended.answer", "answers of a model to open questions, in chunks"),
     "judge": ("llava.open_ended.verb", "a judge's accuracy and scores of such answers"),

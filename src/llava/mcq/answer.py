@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ..config import VISUAL_TOKEN
+from ..config import VISUAL_TOKEN, LlavaConfig
 from ..examples import IGNORED, Example, collate, make_example, prompt_example
 from ..modeling import LlavaForConditionalGeneration
 from ..templates import TEMPLATES
+from ..visuals import Visual
 from .runner import Answer, Asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Conversation = tuple[list[dict[str, str]], list[Visual]]
 
 VIDEO = "<video>\n"
 _EDGE = 1 << 20  # bytes at either end of a weight file that its fingerprint is made of
@@ -92,6 +95,11 @@ class ModelAnswerer:
         return getattr(self._model.config, "assets_hash", None)
 
     @property
+    def config(self) -> LlavaConfig:
+        """Of the model."""
+        return self._model.config
+
+    @property
     def patch(self) -> int:
         """Side of the encoder's patch in pixels."""
         return self._model.config.vision_config.patch_size
@@ -108,27 +116,38 @@ class ModelAnswerer:
             "max_new_tokens": self._max_new_tokens,
         }
 
-    @torch.inference_mode()
     def generate(self, asked: Sequence[Asked]) -> list[Answer]:
         """See `Answerer.generate`."""
-        room = self._context - self._max_new_tokens
+        return self.converse([(_turns(item), [item.visual]) for item in asked])
+
+    @torch.inference_mode()
+    def converse(
+        self, asked: Sequence[Conversation], max_new_tokens: int | None = None
+    ) -> list[Answer]:
+        """Replies to conversations with any number of visuals.
+
+        Args:
+          asked: (turns, visuals) each, as `prompt_example` takes them.
+          max_new_tokens: of a reply; None: as the answerer was made.
+        """
+        limit = max_new_tokens or self._max_new_tokens
+        room = self._context - limit
         examples = [
-            prompt_example(_turns(item), [item.visual], self._tokenizer, self._model.config, room)
-            for item in asked
+            prompt_example(turns, visuals, self._tokenizer, self._model.config, room)
+            for turns, visuals in asked
         ]
         batch = self._batch(examples)
         del batch["labels"]
-        ends = self._tokenizer.encode(self._template.end, add_special_tokens=False)
         ids_BS = self._model.generate(
             **batch,
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=limit,
             # The generation defaults of a language model may sample.
             do_sample=False,
             temperature=None,
             top_p=None,
             top_k=None,
             num_beams=1,
-            eos_token_id=ends[-1:],
+            eos_token_id=self._end()[-1:],
             pad_token_id=self._tokenizer.pad_token_id,
         )
         replies = self._tokenizer.batch_decode(ids_BS, skip_special_tokens=True)
@@ -136,6 +155,43 @@ class ModelAnswerer:
             Answer(*_counts(example.input_ids), reply=reply)
             for example, reply in zip(examples, replies, strict=True)
         ]
+
+    @torch.inference_mode()
+    def score(self, asked: Sequence[Conversation]) -> list[tuple[Answer, bool]]:
+        """The log-probability of the last answer of each conversation, without its end of turn.
+
+        Args:
+          asked: (turns, visuals) each, as `make_example` takes them.
+
+        Returns:
+          (counts and the one score, whether greedy generation would give this answer).
+        """
+        end = self._end()
+        examples, tails = [], []
+        for turns, visuals in asked:
+            args = (visuals, self._tokenizer, self._model.config, self._context)
+            example = make_example(turns, *args)
+            start = len(prompt_example(turns, *args))
+            answer = example.input_ids[start:][example.labels[start:] != IGNORED].tolist()
+            if answer[len(answer) - len(end) :] != end:
+                raise ValueError(f"the answer does not end in {self._template.end!r}")
+            tails.append(answer[: len(answer) - len(end)])
+            labels = np.full(start + len(tails[-1]), IGNORED, np.int64)
+            labels[start:] = tails[-1]
+            examples.append(Example(example.input_ids[: len(labels)], labels, example.visuals))
+        batch = self._batch(examples)
+        out = self._model(**batch)
+        column_of = {int(place): k for k, place in enumerate(out.logit_positions)}
+        width = batch["input_ids"].shape[1]
+        found = []
+        for row, (example, tail) in enumerate(zip(examples, tails, strict=True)):
+            columns = [column_of[width - len(tail) + k - 1] for k in range(len(tail))]
+            logs_Kv = out.logits[row, columns].float().log_softmax(-1)
+            total = sum(logs_Kv[k, token].item() for k, token in enumerate(tail))
+            greedy = logs_Kv.argmax(-1).tolist() == tail
+            prompt_ids = example.input_ids[: len(example) - len(tail)]
+            found.append((Answer(*_counts(prompt_ids), scores=(float(total),)), greedy))
+        return found
 
     @torch.inference_mode()
     def loglik(self, asked: Sequence[Asked]) -> list[Answer]:
@@ -164,6 +220,9 @@ class ModelAnswerer:
             answers.append(Answer(*_counts(fork.prefix), scores=tuple(scores)))
             first += len(fork.rows)
         return answers
+
+    def _end(self) -> list[int]:
+        return self._tokenizer.encode(self._template.end, add_special_tokens=False)
 
     def _fork(self, asked: Asked) -> _Fork:
         examples = [
