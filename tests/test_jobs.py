@@ -121,6 +121,7 @@ def test_an_item_under_way_when_a_worker_died_is_retried(tmp_path):
     assert [result for _, result in run_jobs(die_once, jobs, workers=2)] == list(range(6))
 
 
+@pytest.mark.slow
 def test_local_processes_and_ray_agree_about_trouble(tmp_path, ray):
     """Refused, killed and timed out: the same outcomes, and only the killed one is tried twice."""
     outcomes = []

@@ -45,7 +45,9 @@ def cosine(a, b):
 HALVES = (torch.bfloat16, torch.float16)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", [pytest.param(s, marks=pytest.mark.slow) if s == "H" else s for s in SIZES]
+)
 def test_half_precision_keeps_the_direction(size, drawing, make_params, torch_model):
     config = ViTConfig.from_variant(f"{size}/14", depth=2)
     params = make_params(config)

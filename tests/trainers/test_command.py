@@ -60,6 +60,7 @@ def test_what_does_not_fit_a_mesh_is_named_without_devices(tmp_path):
     assert "--devices goes with --dry-run" in done.stderr
 
 
+@pytest.mark.slow
 def test_each_process_keeps_a_log_of_its_own(records, tmp_path):
     done = train(
         f"--config={CONFIG}:records={records},steps=5",
@@ -74,6 +75,7 @@ def test_each_process_keeps_a_log_of_its_own(records, tmp_path):
     assert "losses: video" in text
 
 
+@pytest.mark.slow
 def test_a_profile_window_leaves_a_trace(records, tmp_path):
     done = train(
         f"--config={CONFIG}:records={records},steps=4",

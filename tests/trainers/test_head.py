@@ -79,6 +79,7 @@ def test_sources_draw_apart_whatever_their_order(config_values):
     assert metrics["a/loss"] == pytest.approx(float(swapped["a/loss"]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_moment_of_the_centres_may_be_bfloat16(config_values):
     states, losses = [], []
     for dtype in ("float32", "bfloat16"):

@@ -137,6 +137,7 @@ def test_a_run_moves_between_one_and_eight_devices(records, tmp_path, uninterrup
         assert moved[row["step"]] == pytest.approx(row["train/loss"], rel=tolerance), row["step"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_moves_between_meshes_and_the_next_loss_with_it(config_values, tmp_path):
     """1 -> 8 -> 1 devices: each move keeps every bit of the state, and the next loss to 1e-5."""
     config = PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}})
@@ -240,11 +241,13 @@ def test_a_finished_run_is_left_as_it_is(records, uninterrupted, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.optim.lrr=1"], "lrr"),
+        pytest.param(["--config.optim.lrr=1"], "lrr", marks=pytest.mark.slow),
         (["--config.sources.video.records=nowhere"], "nowhere is no finished record set"),
-        (["--config.mesh.data=3"], "but 1 are there"),
+        pytest.param(["--config.mesh.data=3"], "but 1 are there", marks=pytest.mark.slow),
         (["--config.sources.video.budget=8"], "budget = 8 is below the longest sequence"),
-        (["--config.heads.main.num_classes=5"], "labels 'clusters'"),
+        pytest.param(
+            ["--config.heads.main.num_classes=5"], "labels 'clusters'", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_wrong_settings_are_named_without_a_traceback(records, tmp_path, arguments, message):

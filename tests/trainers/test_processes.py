@@ -99,6 +99,7 @@ def test_two_killed_processes_continue_bit_equal(records, tmp_path, uninterrupte
     assert_same_run(uninterrupted, tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_saves_on_both_and_one_process_goes_on(
     records, tmp_path, uninterrupted
 ):
@@ -119,7 +120,8 @@ def test_sigterm_to_one_process_saves_on_both_and_one_process_goes_on(
         assert here[step] == pytest.approx(there[step], rel=1e-4), step
 
 
-@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_other_with_a_message(records, tmp_path, lost):
     processes = start(records, tmp_path, steps=100_000, save=100_000)
     wait_for_step(processes, tmp_path, 5)

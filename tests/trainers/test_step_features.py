@@ -18,7 +18,7 @@ def config_of(values, **changes):
     return PretrainConfig.from_dict({**values, **changes})
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulated_pieces_give_the_step_of_the_whole_batch(config_values, batch, run, devices):
     """Even where the unreadable rows lie in one piece, and the pieces' weights differ."""
     rows = batch()

@@ -66,6 +66,7 @@ def test_it_learns_the_words_and_evaluates_alone_as_in_the_loop(
     assert alone["top1"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_continues_bit_equal(pair_values, tmp_path):
     config = ContrastiveConfig.from_dict({**pair_values, "checkpoint": {"every_steps": 3}})
     train_pairs(config, tmp_path / "whole")

@@ -82,6 +82,7 @@ def test_it_learns_and_an_example_without_a_record_is_wrong(found):
     assert AttentiveProbeConfig.from_dict(values).held_out == 0.2
 
 
+@pytest.mark.slow
 def test_the_test_split_chooses_nothing(found, make_data, encoder, tmp_path):
     """With other test labels all but the test's own numbers stay as they were."""
     workdir, results = found
@@ -93,9 +94,8 @@ def test_the_test_split_chooses_nothing(found, make_data, encoder, tmp_path):
     assert numbers(tmp_path / "run")[:-1] == numbers(workdir)[:-1]
 
 
-@pytest.mark.parametrize(
-    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # the loop is that of tests/trainers/test_pretrain.py
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_stopped_continues_bit_equal(found, data, encoder, tmp_path, how):
     process = start(data, encoder, tmp_path, "--config.baselines=True")
     path, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 200
