@@ -14,6 +14,7 @@ from .keys import config_hash, key_of, relative_path
 from .options import MosaicOptions, add_mosaic_arguments, mosaic_options
 from .packs import PackTask, make_folder
 from .rows import RowError, folder_of, iter_rows, video_of
+from .span import Span
 from .work import Parts, Tally, failed, file_hash, print_failures, run_packs, write_failures
 
 
@@ -23,7 +24,8 @@ def make_assets(
     """Makes the assets of a benchmark and, once all jobs have done so, `failures.jsonl`.
 
     Args:
-      rows: JSON or JSONL with `video`, perhaps `key`, and whatever else.
+      rows: JSON or JSONL with `video`, perhaps `key`, perhaps bounds (see `key_of`), and whatever
+        else.
       out: folder or URL; the assets of a video lie in `<out>/assets/<key>/`.
       root: folder or URL that the videos' paths are relative to, which `key_of` hashes.
       options: how mosaics are made.
@@ -39,10 +41,11 @@ def make_assets(
     videos, unusable = _videos(rows, root)
     tally, outcomes, tasks = Tally(), {}, {}
     for key in jobs.shard.mine(videos):
-        first, *others = sorted(videos[key])
+        (first, span), *others = sorted(videos[key], key=lambda part: (part[0], part[1].suffix))
         if others:
             tally.failed += 1
-            reason = f"the key {key} also stands for {others[0]}: give each a key of its own"
+            other = f"{others[0][0]}{others[0][1].suffix}"
+            reason = f"the key {key} also stands for {other}: give each a key of its own"
             outcomes[key] = {**failed("KeyCollision", reason), "video": first}
             continue
         tasks[key] = PackTask(
@@ -52,6 +55,7 @@ def make_assets(
             stem="mosaic",
             identity=(("key", key),),
             evaluation=True,
+            span=span,
         )
     for key, outcome in run_packs(tasks, options, jobs, tally):
         outcomes[key] = {**outcome, "video": tasks[key].name}
@@ -90,9 +94,9 @@ def main(argv: list[str]) -> int:
     return jobs.exit_status(tally.summary)
 
 
-def _videos(rows: str, root: str) -> tuple[dict[str, set[str]], list[dict[str, Any]]]:
-    """Names of the videos by key, one each unless keys collide; and failures of unusable rows."""
-    videos: dict[str, set[str]] = {}
+def _videos(rows: str, root: str) -> tuple[dict[str, set[tuple[str, Span]]], list[dict[str, Any]]]:
+    """Videos and their parts by key, one each unless keys collide; failures of unusable rows."""
+    videos: dict[str, set[tuple[str, Span]]] = {}
     unusable = []
     for _, row in iter_rows(rows):
         known: Mapping[str, Any] = {} if isinstance(row, RowError) else row
@@ -103,7 +107,8 @@ def _videos(rows: str, root: str) -> tuple[dict[str, set[str]], list[dict[str, A
             if video is None:
                 raise RowError("has no video")
             key = key_of({**row, "video": video}, root)
-        except RowError as error:
+            span = Span.of(row)
+        except ValueError as error:
             unusable.append(
                 {
                     "key": known.get("key"),
@@ -113,7 +118,7 @@ def _videos(rows: str, root: str) -> tuple[dict[str, set[str]], list[dict[str, A
                 }
             )
         else:
-            videos.setdefault(key, set()).add(relative_path(video, root))
+            videos.setdefault(key, set()).add((relative_path(video, root), span))
     return videos, unusable
 
 

@@ -8,14 +8,18 @@ import os
 from ..clip import sample_clip
 from ..selection import Selection, choose
 from .options import MosaicOptions
+from .span import Span
 
 
-def choose_patches(path: str | os.PathLike[str], options: MosaicOptions) -> Selection:
+def choose_patches(
+    path: str | os.PathLike[str], options: MosaicOptions, span: Span | None = None
+) -> Selection:
     """Decodes a video and chooses the patches that fill its mosaics.
 
     Args:
       path: any file that FFmpeg reads, or a folder of numbered images.
       options: how mosaics are made.
+      span: the part of the video that is shown; None for all of it.
 
     Returns:
       The selection; `lay_out` puts it into cells.
@@ -24,11 +28,14 @@ def choose_patches(path: str | os.PathLike[str], options: MosaicOptions) -> Sele
       ValueError: the options do not fit the video.
       MediaError: the file is missing or damaged beyond use.
     """
+    start, end = (span or Span()).seconds(path)
     clip = sample_clip(
         path,
         options.num_frames,
         options.size,
         options.patch,
+        start,
+        end,
         geometry=options.geometry,
         sampling=options.sampling,
         config=options.config,

@@ -12,6 +12,8 @@ VERBS = {
     "check": ("codec.llava.check", "are all files of a data set or of assets there and right?"),
     "train": ("llava.training.train", "train a video language model on an exported encoder"),
     "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
+    "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
+    "demo-questions": ("llava.demo_questions", "questions about the clips of `codecvit demo-data`"),
 }
 
 

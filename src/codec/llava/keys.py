@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...files import is_url, join
+from .span import Span
 
 _LONGEST = 64  # characters of a cleaned name: several of them make up one file name
 PACK_FOLDERS = 100
@@ -80,14 +81,16 @@ def key_of(row: Mapping[str, Any], root: str) -> str:
     """The key of the assets that a row of a benchmark needs.
 
     Args:
-      row: has `video`, and perhaps a `key` of its own, which then counts (sanitised).
+      row: has `video`, and perhaps a `key` of its own, which then counts (sanitised). `start`,
+        `end` (seconds) and `end_frame` (the last one shown) bound what is shown of the video; each
+        part of a video has a key of its own.
       root: as for `asset_key`.
 
     Returns:
       The key, a safe name of a folder.
 
     Raises:
-      ValueError: neither a key nor a video.
+      ValueError: neither a key nor a video, or impossible bounds.
     """
     key = row.get("key")
     if key is not None and str(key):
@@ -95,7 +98,7 @@ def key_of(row: Mapping[str, Any], root: str) -> str:
     video = row.get("video")
     if not (isinstance(video, str) and video):
         raise ValueError(f"video = {video!r} must be the path of a file")
-    return asset_key(video, root)
+    return asset_key(video, root) + Span.of(row).suffix
 
 
 def pack_folder(sample_id: str, name: str) -> str:

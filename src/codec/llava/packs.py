@@ -22,6 +22,7 @@ from ..errors import MediaError
 from .choice import choose_patches
 from .mosaic import Mosaics, lay_out, mosaic_cells
 from .options import MosaicOptions
+from .span import Span
 from .stages import (
     RowName,
     npy,
@@ -58,6 +59,7 @@ class PackTask:
       selection: prefix of stage-1 files to take the patches from, or None to choose them.
       selection_out: folder to write stage-1 files to, or None.
       rows: whose stage-1 files are written.
+      span: the part of the video that is shown.
     """
 
     video: str
@@ -69,6 +71,7 @@ class PackTask:
     selection: str | None = None
     selection_out: str | None = None
     rows: tuple[RowName, ...] = ()
+    span: Span = dataclasses.field(default_factory=Span)
 
 
 class Pack(NamedTuple):
@@ -97,10 +100,13 @@ def make_pack(options: MosaicOptions, task: PackTask) -> Pack:
             "source": source,
             "stage1_hash": None if stage1 is None else stage1.hash,
         }
+        if not task.span.whole:
+            made_of["span"] = task.span.row()
         there = _meta_if_whole(task.folder)
         if (
             there is not None
             and all(there.get(name) == value for name, value in made_of.items())
+            and there.get("span", {}) == task.span.row()
             and not _lacks_selection(task, options, there)
         ):
             return Pack(there["images"], skipped=True)
@@ -183,7 +189,7 @@ def _lacks_selection(task: PackTask, options: MosaicOptions, meta: dict[str, Any
 
 
 def _select(path: Path, options: MosaicOptions, task: PackTask) -> Mosaics:
-    selection = choose_patches(path, options)
+    selection = choose_patches(path, options, task.span)
     if task.selection_out is not None:
         make_folder(task.selection_out)
         for row in task.rows:

@@ -1,0 +1,4 @@
+"""Multiple-choice evaluation: questions, strict answers, chunks that resume, honest scores.
+
+Only `answer` imports torch, and only when a model is loaded.
+"""
