@@ -52,9 +52,9 @@ def add_fields(values: ConfigDict, kind: type) -> None:
         elif dataclasses.is_dataclass(field.default):
             add_field(values, field.name, dataclasses.asdict(field.default))
         elif isinstance(hints[field.name], types.UnionType):  # X | None, of type X once it is set
-            add_field(
-                values, field.name, config_dict.placeholder(typing.get_args(hints[field.name])[0])
-            )
+            type_x = typing.get_args(hints[field.name])[0]
+            unset = config_dict.placeholder(typing.get_origin(type_x) or type_x)
+            add_field(values, field.name, unset)
         elif field.default is not dataclasses.MISSING:
             add_field(values, field.name, field.default)
 

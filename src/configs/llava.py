@@ -87,7 +87,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError(f"stage = {arg.stage!r} must be one of {', '.join(STAGES)}")
     config = ConfigDict(STAGES[arg.stage])
     for group, kind in GROUPS.items():
-        config.setdefault(group, ConfigDict())
+        config[group] = config.get(group, ConfigDict())
         add_fields(config[group], kind)
     add_fields(config, LlavaTrainConfig)
     config.model.update(encoder=arg.encoder, language_model=arg.lm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -40,9 +41,15 @@ def run_command(doc: str, run: Callable[[LlavaTrainConfig, str], Any], argv: lis
     Returns:
       Exit status: 0, 1 for a run that can't go on, 2 for flags that are not understood.
     """
+    # ml_collections looks for overrides here: the verb's own arguments, not the process'.
+    argv = [re.sub(r"^--init-projector(?==|$)", "--init_projector", arg) for arg in argv]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
-        "config", None, "config file, with arguments after a colon", flag_values=values
+        "config",
+        None,
+        "config file, with arguments after a colon",
+        flag_values=values,
+        sys_argv=[NAME, *argv],
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     text = "safetensors file with the projector's weights, = --config.init_projector"
@@ -50,12 +57,6 @@ def run_command(doc: str, run: Callable[[LlavaTrainConfig, str], Any], argv: lis
     if not argv or {"-h", "--help"} & set(argv):
         print(f"{doc}\nflags:\n{values.main_module_help()}")
         return 0 if argv else 2
-    argv = [
-        arg.replace("--init-projector", "--init_projector", 1)
-        if arg.split("=")[0] == "--init-projector"
-        else arg
-        for arg in argv
-    ]
     try:
         rest = values([NAME, *argv])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

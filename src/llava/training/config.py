@@ -27,15 +27,15 @@ class ModelOptions:
         package), flex_attention.
       projector, pool, pool_level, pool_empty, pool_first, position_embedding,
         vision_select_layer, timestamps: as in `LlavaConfig`.
-      template: of conversations; None keeps that of `init`, except that "plain", which captions have
-        in the projector stage, gives way to the language model's own.
+      template: of conversations; None keeps that of `init`, except that "plain", which captions
+        have in the projector stage, gives way to the language model's own.
     """
 
     encoder: str = ""
     language_model: str = ""
     attn_implementation: str = "sdpa"
     projector: str | None = None
-    pool: tuple | None = None
+    pool: tuple[int, ...] | None = None
     pool_level: int | None = None
     pool_empty: str | None = None
     pool_first: bool | None = None
@@ -97,7 +97,7 @@ class OptimOptions:
     vision_tower_lr: float | None = None
     projector_lr: float | None = None
     language_model_lr: float | None = None
-    freeze: tuple = ()
+    freeze: tuple[str, ...] = ()
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
@@ -129,7 +129,7 @@ class LoraOptions:
     rank: int = 0
     alpha: float = 256.0
     dropout: float = 0.05
-    targets: tuple = ()
+    targets: tuple[str, ...] = ()
     after_lora: str = "merge"
 
 

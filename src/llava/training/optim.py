@@ -24,7 +24,7 @@ def part_of(name: str) -> str:
 
 
 def set_trainable(model: nn.Module, config: OptimOptions, unused: set[str], lora: bool) -> set[str]:
-    """Marks what a run trains, and puts what it doesn't train into evaluation mode.
+    """Marks what a run trains, and sets the model to training mode; a frozen encoder evaluates.
 
     Args:
       model: a LLaVA model, its adapter added.
@@ -55,8 +55,10 @@ def set_trainable(model: nn.Module, config: OptimOptions, unused: set[str], lora
     trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
     if not trained:
         raise ValueError("config.optim.freeze leaves nothing to train")
-    for part in PARTS:
-        getattr(model, part).train(any(part_of(name) == part for name in trained))
+    # The language model is in training mode though it be frozen: gradients pass through it, and
+    # only so does it recompute its activations.
+    model.train()
+    model.vision_tower.train(any(part_of(name) == "vision_tower" for name in trained))
     return trained
 
 
