@@ -20,7 +20,7 @@ from ..codec.llava.rows import folder_of
 from ..files import join, open_read, read_bytes
 from ..sequence import NUM_SLOTS, slot_times
 from .patch_resize import resize_patches
-from .visuals import Visual, cut_cells, group_seconds, mosaic_groups
+from .visuals import Visual, group_seconds, mosaic_groups, mosaic_patches
 
 PUBLISHED = "none (a published pack)"
 
@@ -120,10 +120,7 @@ def mosaic_visual(pack: Pack | str, patch: int | None = None) -> Visual:
             image = open_image(file, path)
         if image.size != size:
             raise PackError(f"{path} has {image.size} pixels (width, height) instead of {size}")
-        picture = np.asarray(image)[cell_rows.start * side : cell_rows.stop * side]
-        cells.append(
-            cut_cells(picture[:, cell_columns.start * side : cell_columns.stop * side], side)
-        )
+        cells.append(mosaic_patches(np.asarray(image), side, cell_rows, cell_columns))
     patches = np.concatenate(cells)
     if len(patches) != len(positions):
         raise PackError(

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..codec.llava.recipe import Entry, Folders, read_recipe
-from ..codec.llava.rows import RowError, folder_of, iter_rows
+from ..codec.llava.recipe import Entry, Folders, data_root, read_recipe
+from ..codec.llava.rows import RowError, iter_rows
 from .row_visuals import RowShape, row_shape
 
 
@@ -34,7 +34,7 @@ class Mixture:
 
     Args:
       entries: of a recipe.
-      root: folder or URL of the data, which the entries' paths are relative to.
+      root: absolute folder or URL of the data, which the entries' paths are relative to.
       seed: of the strategy "random".
 
     Raises:
@@ -106,7 +106,7 @@ def load_mixture(path: str, root: str | None = None, seed: int = 0) -> Mixture:
     Raises:
       ValueError, OSError: the recipe or a file of it is unusable.
     """
-    return Mixture(read_recipe(path), folder_of(path) if root is None else root, seed)
+    return Mixture(read_recipe(path), data_root(path, root), seed)
 
 
 class _Stored(NamedTuple):

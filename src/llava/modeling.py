@@ -6,7 +6,6 @@ a patch, N visual tokens, D width of the encoder, E of the language model.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,16 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig
 from transformers.configuration_utils import PretrainedConfig
-from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from .config import VISUAL_TOKEN, LlavaConfig
-from .pooling import Arrangement, arrange
+from .pooling import arrange
 from .projectors import Projector, init_weights
+from .splice import IGNORE, LlavaOutput, check_counts, supervised_loss
 from .templates import template_for
 from .vision import encoder_of, load_encoder, pixel_statistics
 
-IGNORE = -100
 GENERATION_CONFIG = "generation_config.json"
-
-
-@dataclasses.dataclass
-class LlavaOutput(ModelOutput):
-    """What `forward` returns.
-
-    Attributes:
-      loss: with `labels`: mean negative log-likelihood of the supervised tokens, or their sum over
-        `num_items_in_batch`.
-      logits: [B, S, vocabulary]; with `labels` only those before a supervised token of any row,
-        [B, len(logit_positions), vocabulary].
-      logit_positions: with `labels`, the columns of `input_ids` that `logits` belong to.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    logit_positions: torch.Tensor | None = None
 
 
 class LlavaForConditionalGeneration(PreTrainedModel):
@@ -62,6 +43,9 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         self.vision_tower = encoder.model_class._from_config(config.vision_config)
         self.projector = Projector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        # transformers 4 does not gather them by itself; FSDP wraps these classes.
+        parts = (self.vision_tower, self.language_model)
+        self._no_split_modules = sorted({n for part in parts for n in part._no_split_modules or ()})
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -138,9 +122,10 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         grids: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Visual tokens of features [L, D]: [N, E], and how many each visual has, [V]."""
-        plan: Arrangement = arrange(self.config, positions, lengths, grids)
+        places = (x.to(features.device) for x in (positions, lengths, grids))
+        plan = arrange(self.config, *places)
         dtype = next(self.projector.parameters()).dtype
-        tokens = self.projector(features.to(dtype), positions, plan)
+        tokens = self.projector(features.to(dtype), positions.to(features.device), plan)
         return tokens, plan.counts_V
 
     def embed(
@@ -173,7 +158,7 @@ class LlavaForConditionalGeneration(PreTrainedModel):
                 f"visual_features has {len(visual_features)} rows for {len(positions)} positions"
             )
         tokens_NE, counts_V = self.project_visuals(visual_features, positions, lengths, grids)
-        _check_counts(here_BS, counts_V)
+        check_counts(here_BS, counts_V)
         return embeds_BSE.masked_scatter(here_BS[..., None], tokens_NE.to(embeds_BSE.dtype))
 
     def forward(
@@ -321,7 +306,9 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         fields = {**pixel_statistics(encoder_dir), **fields}
         if "template" not in fields:
             fields["template"] = template_for(text.config).name
-        config = LlavaConfig(tower.config, text.config, **fields)
+        config = LlavaConfig(
+            tower.config, text.config, attn_implementation=attn_implementation, **fields
+        )
         with torch.device("meta"):
             model = cls(config)
         model.projector = Projector(config).to(dtype)
@@ -360,50 +347,6 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         generation = getattr(self.language_model, "generation_config", None)
         if is_main_process and generation is not None:
             generation.save_pretrained(save_directory)
-
-
-def supervised_loss(
-    logits_BKv: torch.Tensor,
-    targets_BK: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-) -> torch.Tensor:
-    """Cross-entropy in float32, the mean over targets other than -100, 0 if there is none.
-
-    Args:
-      logits_BKv: of the positions before the targets.
-      targets_BK: ids, or -100.
-      num_items_in_batch: divide the sum by this in place of the number of targets.
-    """
-    total = nn.functional.cross_entropy(
-        logits_BKv.flatten(0, 1).float(),
-        targets_BK.flatten(),
-        ignore_index=IGNORE,
-        reduction="sum",
-    )
-    if num_items_in_batch is None:
-        num_items_in_batch = (targets_BK != IGNORE).sum().clamp(min=1)
-    return total / num_items_in_batch
-
-
-def _check_counts(here_BS: torch.Tensor, counts_V: torch.Tensor) -> None:
-    """Every row holds the tokens of whole visuals, in order."""
-    rows, counts = here_BS.sum(1).tolist(), counts_V.tolist()
-    if sum(rows) != sum(counts):
-        raise ValueError(
-            f"input_ids has {sum(rows)} visual tokens ({VISUAL_TOKEN}), but the {len(counts)} "
-            f"visuals make {sum(counts)}: {rows} per row and {counts} per visual"
-        )
-    visual = 0
-    for row, wanted in enumerate(rows):
-        have = 0
-        while have < wanted:
-            have += counts[visual]
-            visual += 1
-        if have != wanted:
-            raise ValueError(
-                f"row {row} of input_ids has {wanted} visual tokens ({VISUAL_TOKEN}), but its "
-                f"visuals make {have}: visuals make {counts}, row by row there are {rows}"
-            )
 
 
 AutoModel.register(LlavaConfig, LlavaForConditionalGeneration, exist_ok=True)

@@ -130,40 +130,45 @@ def arrange(
     """
     positions_L3, lengths_V, grids_V2 = positions_L3.long(), lengths_V.long(), grids_V2.long()
     _check(positions_L3, lengths_V, grids_V2)
-    V, device = len(lengths_V), positions_L3.device
-    ids_L = torch.arange(V, device=device).repeat_interleave(lengths_V)
+    ids_L = torch.arange(len(lengths_V), device=positions_L3.device).repeat_interleave(lengths_V)
     if config.projector == "merger":
         return _blocks(positions_L3, ids_L, grids_V2)
-    if not config.pools:
-        own_L = torch.arange(len(positions_L3), device=device)
-        none = own_L[:0]
-        return Arrangement(lengths_V, own_L, own_L, none, len(own_L), own_L, own_L, own_L)
+    if config.pools:
+        return _cells(config, positions_L3, ids_L, grids_V2)
+    own_L = torch.arange(len(positions_L3), device=positions_L3.device)
+    return Arrangement(lengths_V, own_L, own_L, own_L[:0], len(own_L), own_L, own_L, own_L)
+
+
+def _cells(
+    config: LlavaConfig, positions_L3: torch.Tensor, ids_L: torch.Tensor, grids_V2: torch.Tensor
+) -> Arrangement:
+    """Cells of `pool` or `pool_level`; for the attentive pooler time cells, a token per query."""
+    V, device = len(grids_V2), positions_L3.device
     step_L, steps_V = time_steps(positions_L3[:, 0], ids_L, V)
     shapes_V3 = cell_shapes(config, steps_V, grids_V2)
     sizes_V3 = torch.cat([steps_V[:, None], grids_V2], dim=1)
     cells_V = shapes_V3.prod(1)
     start_V = cells_V.cumsum(0) - cells_V
     index_L3 = torch.cat([step_L[:, None], positions_L3[:, 1:]], dim=1)
+    place_L4 = torch.cat([ids_L[:, None], index_L3], dim=1)
     source_A, cell_A = cell_pairs(index_L3, sizes_V3[ids_L], shapes_V3[ids_L], start_V[ids_L])
     C = int(cells_V.sum())
-    id_C = torch.arange(V, device=device).repeat_interleave(cells_V)
-    place_C = torch.arange(C, device=device) - start_V[id_C]
-    area_V = shapes_V3[:, 1] * shapes_V3[:, 2]
-    first_step_V = shapes_V3[:, 0].cumsum(0) - shapes_V3[:, 0]
-    step_C = first_step_V[id_C] + place_C.div(area_V[id_C], rounding_mode="floor")
     own_C = torch.arange(C, device=device)
-    place_L4 = torch.cat([ids_L[:, None], index_L3], dim=1)
     if config.projector.startswith("attentive"):
-        # The cells are those of time; each has a token per query.
         queries = config.pool[1] * config.pool[2]
         token_N = own_C.repeat_interleave(queries)
         return Arrangement(
             cells_V * queries, source_A, cell_A, own_C[:0], C, token_N, token_N, own_C, place_L4
         )
+    id_C = torch.arange(V, device=device).repeat_interleave(cells_V)
+    place_C = own_C - start_V[id_C]
+    area_C = shapes_V3[id_C, 1] * shapes_V3[id_C, 2]
+    first_step_V = shapes_V3[:, 0].cumsum(0) - shapes_V3[:, 0]
+    step_C = first_step_V[id_C] + place_C.div(area_C, rounding_mode="floor")
     full_C = torch.zeros(C, dtype=torch.bool, device=device)
     full_C[cell_A] = True
     if config.pool_empty == "carry":
-        token_C = _carry(full_C, place_C, area_V[id_C], start_V[id_C], shapes_V3[id_C, 0])
+        token_C = _carry(full_C, place_C, area_C, start_V[id_C], shapes_V3[id_C, 0])
         kept_C = token_C >= 0
     else:
         token_C = torch.where(full_C, own_C, -1)

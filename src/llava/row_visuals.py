@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..codec.llava.options import MosaicOptions
 from ..codec.llava.recipe import Folders
-from ..codec.llava.rows import RowError, conversation, video_of, with_mosaics
+from ..codec.llava.rows import RowError, conversation, images_of, video_of, with_mosaics
 from ..files import join
 from .assets import Pack, mosaic_visual, row_pack
 from .visuals import NATIVE, ImageRule, Visual, image_visual, video_visual
@@ -58,7 +58,7 @@ class RowShape(NamedTuple):
 
 def row_shape(row: Mapping[str, Any]) -> RowShape:
     """Looks at a row, not at its files; raises RowError for a row that cannot be read."""
-    images, packed = len(image_paths(row)), row.get("positions_thw") is not None
+    images, packed = len(images_of(row)), row.get("positions_thw") is not None
     if packed or video_of(row) is not None:
         kind = KINDS.index("video")
     else:
@@ -68,17 +68,6 @@ def row_shape(row: Mapping[str, Any]) -> RowShape:
     if not all(type(side) is int and 0 < side < 1 << 20 for side in stated):
         stated = [0, 0]
     return RowShape(kind, characters, images, int(packed), *stated)
-
-
-def image_paths(row: Mapping[str, Any]) -> list[str]:
-    """The images of a row, `image` or `images`, a path or a list; else raises RowError."""
-    if row.get("image") and row.get("images"):
-        raise RowError("has both image and images: leave one of them out")
-    images = row.get("image") or row.get("images") or []
-    images = [images] if isinstance(images, str) else images
-    if not (isinstance(images, list) and all(isinstance(image, str) for image in images)):
-        raise RowError(f"image = {json.dumps(images)} must be a path or a list of paths")
-    return images
 
 
 def pack_of(row: Mapping[str, Any], folders: Folders) -> Pack | None:
@@ -95,7 +84,7 @@ def pack_of(row: Mapping[str, Any], folders: Folders) -> Pack | None:
         raise RowError(f"positions_thw = {json.dumps(positions)} must be a path")
     if video_of(row) is not None:
         raise RowError("has both video and positions_thw: leave one of them out")
-    images = [join(folders.mosaics, image) for image in image_paths(row)]
+    images = [join(folders.mosaics, image) for image in images_of(row)]
     return row_pack(join(folders.mosaics, positions), images)
 
 
@@ -126,7 +115,7 @@ def read_row(
         return turns, [mosaic_visual(pack, reading.patch)]
     video = video_of(row)
     if video is None:
-        paths = (join(folders.images, image) for image in image_paths(row))
+        paths = (join(folders.images, image) for image in images_of(row))
         return turns, [image_visual(path, reading.images, reading.patch) for path in paths]
     if reading.assets is None:
         raise RowError("has a video, and no options of mosaics were given to pack it with")

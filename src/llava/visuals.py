@@ -1,22 +1,24 @@
 """What one `<image>` or `<video>` shows, as patches with their places: images, mosaics, videos.
 
-A video is the same, byte for byte, whether its mosaics were stored without loss or are made on the
-fly: both come from `codec.llava.choice`. Torch is not needed here.
+A video is the same, byte for byte, whether its mosaics were stored or are made on the fly: both
+come from `codec.llava.choice`, and where options say JPEG, pixels went through JPEG. Torch is not
+needed here.
 
 Shape suffixes: L patches, P side of a patch, 3 RGB or (t, h, w), G groups, M sampled frames, N
-cells of all mosaics.
+cells of all mosaics, H and W a picture in pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 
 import numpy as np
 
 from ..codec.image import open_image
 from ..codec.llava.choice import choose_patches
-from ..codec.llava.mosaic import lay_out
+from ..codec.llava.mosaic import lay_out, mosaic_cells
 from ..codec.llava.options import MosaicOptions
 from ..files import PathOrUrl, local_copy, open_read
 from .patch_resize import resize_patches
@@ -181,7 +183,8 @@ def video_visual(path: PathOrUrl, options: MosaicOptions, patch: int | None = No
       patch: side of the encoder's patch; None: as in `options`.
 
     Returns:
-      One group per mosaic, with times. As `mosaic_visual` of a pack without loss, byte for byte.
+      One group per mosaic, with times. As `mosaic_visual` of a pack of these options, byte for
+      byte; options with `lossless` spare the detour through JPEG.
 
     Raises:
       ValueError: the options do not fit the video.
@@ -191,7 +194,13 @@ def video_visual(path: PathOrUrl, options: MosaicOptions, patch: int | None = No
     with local_copy(path) as local:
         mosaics = lay_out(choose_patches(local, options), options.num_images)
     clip, count = mosaics.clip, mosaics.count
-    patches = clip.patches(*mosaics.thw_N3.T)
+    if options.png:
+        patches = clip.patches(*mosaics.thw_N3.T)
+    else:
+        place = mosaic_cells(clip)
+        pictures = (open_image(io.BytesIO(file), path) for file in mosaics.files(png=False))
+        cells = [mosaic_patches(np.asarray(p), clip.patch, *place) for p in pictures]
+        patches = np.concatenate(cells)
     return Visual(
         resize_patches(patches, patch or clip.patch),
         mosaics.positions_N3,
@@ -199,6 +208,12 @@ def video_visual(path: PathOrUrl, options: MosaicOptions, patch: int | None = No
         group_seconds(mosaics.thw_N3[:, 0], clip.seconds_M, count),
         (clip.rows, clip.columns),
     )
+
+
+def mosaic_patches(picture_HW3: np.ndarray, patch: int, rows: slice, columns: slice) -> np.ndarray:
+    """The cells of a mosaic, [L, P, P, 3]; `rows` and `columns` of patches hold them."""
+    picture = picture_HW3[rows.start * patch : rows.stop * patch]
+    return cut_cells(picture[:, columns.start * patch : columns.stop * patch], patch)
 
 
 def cut_cells(picture_HW3: np.ndarray, patch: int) -> np.ndarray:

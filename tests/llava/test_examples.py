@@ -290,7 +290,12 @@ def test_a_batch_has_all_visuals_in_the_order_of_their_tokens(mixed, tokenizer):
     )
     dtypes = {name: tensor.dtype for name, tensor in batch.items()}
     assert dtypes.pop("patches") == torch.uint8 and set(dtypes.values()) == {torch.int64}
+    aside = collate(mixed, tokenizer.pad_token_id, left=True)
     for row, example in enumerate(mixed):
+        ids = example.input_ids.tolist()
+        assert batch["input_ids"][row, : len(ids)].tolist() == ids
+        assert aside["input_ids"][row, -len(ids) :].tolist() == ids
+        assert aside["labels"][row, -len(ids) :].tolist() == example.labels.tolist()
         assert batch["attention_mask"][row].sum() == len(example)
         assert (batch["labels"][row] != IGNORED).sum() == example.supervised
 

@@ -15,12 +15,15 @@ from ...jobs import Failure, run_jobs
 from .keys import key_of
 from .pack_check import PackReport, check_pack
 from .packs import EXPECTED, META
+from .recipe import data_root
+from .recipe_check import check_recipe
 from .rows import (
     IMAGE_TOKEN,
     RowError,
     conversation,
     count_tokens,
     folder_of,
+    images_of,
     iter_rows,
     video_of,
 )
@@ -152,7 +155,12 @@ def missing_rows(path: str, keys: str) -> Iterator[Problem]:
 
 def main(argv: list[str]) -> int:
     """The verb: returns 0, or 1 if there are problems, or 2 if there is nothing to check."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if (args.target is None) == (args.recipe is None):
+        parser.error("give either a JSONL, a folder of assets, or --recipe")
+    if args.recipe is not None:
+        return _check_recipe(args)
     count, kinds = 0, collections.Counter()
     try:
         for problem in _problems(args):
@@ -164,6 +172,22 @@ def main(argv: list[str]) -> int:
         return 2
     told = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
     print(f"{args.target}: {f'{count} problems ({told})' if count else 'no problems'}")
+    return 1 if count else 0
+
+
+def _check_recipe(args: argparse.Namespace) -> int:
+    try:
+        lacks = check_recipe(args.recipe, data_root(args.recipe, args.root), args.workers)
+    except (ValueError, OSError) as error:
+        print(f"codecvit llava check: {error}", file=sys.stderr)
+        return 2
+    for group in lacks:
+        print(f"{group.kind}: {len(group.found)} of {group.total}")
+        for line in group.found:
+            print(f"  {line}")
+    told = ", ".join(f"{group.kind} {len(group.found)}" for group in lacks)
+    count = sum(len(group.found) for group in lacks)
+    print(f"{args.recipe}: {f'{count} problems ({told})' if count else 'no problems'}")
     return 1 if count else 0
 
 
@@ -199,10 +223,7 @@ def _check_row(
     reports: Mapping[str, PackReport],
     hashes: collections.Counter[str],
 ) -> Iterator[Problem]:
-    images = row.get("image") or []
-    images = [images] if isinstance(images, str) else images
-    if not (isinstance(images, list) and all(isinstance(image, str) for image in images)):
-        raise RowError(f"image = {json.dumps(images)} must be a path or a list of paths")
+    images = images_of(row)
     if row.get("video"):
         raise RowError("still has a video: run codecvit llava data")
     tokens = count_tokens(conversation(row), IMAGE_TOKEN)
@@ -238,10 +259,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="codecvit llava check",
         description="Checks a training JSONL or a folder of assets: as many <image> as images, all "
         "files whole, shape and range of the positions, one set of options for all. Prints a line "
-        "per problem.",
+        "per problem. With --recipe: is there all that a training needs?",
         epilog="example: codecvit llava check assets_root --keys videos.jsonl",
     )
-    parser.add_argument("target", metavar="JSONL|ASSETS", help="what to check")
+    parser.add_argument("target", nargs="?", metavar="JSONL|ASSETS", help="what to check")
+    parser.add_argument(
+        "--recipe",
+        metavar="YAML",
+        help="instead: a recipe of training data; lists all files and packs that it names and "
+        "--root lacks, and packs made with different options",
+    )
     parser.add_argument(
         "--keys",
         metavar="FILE",
@@ -249,7 +276,10 @@ def _parser() -> argparse.ArgumentParser:
         "what lacks is listed as MISS",
     )
     parser.add_argument(
-        "--root", metavar="DIR", help="as for `llava assets` (default: the folder of --keys)"
+        "--root",
+        metavar="DIR",
+        help="as for `llava assets` (default: the folder of --keys); with --recipe the folder of "
+        "all data (default: that of the recipe)",
     )
     parser.add_argument(
         "--image-folder",

@@ -17,11 +17,12 @@ import dataclasses
 import hashlib
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...files import join, read_text
+from ...files import is_url, join, read_text
 from .rows import folder_of
 
 _STRATEGIES = ("all", "first", "end", "random")
@@ -134,6 +135,13 @@ class Folders:
     mosaics: str
     images: str
     videos: str
+
+
+def data_root(recipe: str, root: str | None) -> str:
+    """The folder of all data, absolute, or its URL: `root`, or by default that of the recipe."""
+    if root is None:
+        return folder_of(recipe)
+    return root if is_url(root) else str(Path(root).absolute())
 
 
 def read_recipe(path: str) -> list[Entry]:

@@ -65,6 +65,17 @@ def video_of(row: Mapping[str, Any]) -> str | None:
     return video
 
 
+def images_of(row: Mapping[str, Any]) -> list[str]:
+    """The images of a row, `image` or `images`, a path or a list; else raises RowError."""
+    if row.get("image") and row.get("images"):
+        raise RowError("has both image and images: leave one of them out")
+    images = row.get("image") or row.get("images") or []
+    images = [images] if isinstance(images, str) else images
+    if not (isinstance(images, list) and all(isinstance(image, str) for image in images)):
+        raise RowError(f"image = {json.dumps(images)} must be a path or a list of paths")
+    return images
+
+
 def with_mosaics(row: Mapping[str, Any], images: Sequence[str], positions: str) -> dict[str, Any]:
     """A video row as a row of images.
 
