@@ -14,7 +14,10 @@ VERBS = {
     "pack-pairs": ("data.pairs.pack", "image-text and video-text pairs -> records with texts"),
     "inspect": ("data.inspect", "counts and a contact sheet of a record set"),
     "show": ("codec.show", "a picture of what the codec selection keeps of one video"),
-    "llava": ("codec.llava.cli", "mosaics for LLaVA: training data, evaluation assets, checks"),
+    "llava": (
+        "codec.llava.cli",
+        "LLaVA: mosaics for training and evaluation, checks, multiple choice",
+    ),
     "demo-data": ("data.demo", "write the demo data set: moving digits over photographs"),
     "probe-data": ("evaluators.probe_data", "check a labelled data set, pack it for the probe"),
     "cluster": ("cluster.__main__", "record set -> k-means labels"),

@@ -91,9 +91,10 @@ class StandIn:
     The questions are recognised by their prompt, which has to hold their text.
     """
 
-    def __init__(self, questions, rule="truth", die_after=None, fails=(), width=None):
+    def __init__(self, questions, rule="truth", die_after=None, fails=(), width=None, death=None):
         self.by_prompt = questions
         self.rule, self.die_after, self.fails, self.width = rule, die_after, set(fails), width
+        self.death = death
         self.asked: list[str] = []
 
     def _question(self, asked):
@@ -117,6 +118,7 @@ class StandIn:
             if question.id in self.fails:
                 raise RuntimeError(f"no answer to {question.id}")
             if self.die_after is not None and len(self.asked) >= self.die_after:
+                self.death and self.death()
                 raise KeyboardInterrupt
             self.asked.append(question.id)
             yield question

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -68,6 +69,22 @@ def test_killed_after_any_question_and_run_again(questions, whole, tmp_path, aft
     second = StandIn(questions, "hash")
     run_all(questions, second, tmp_path, parts=parts)
     assert sorted(dying.asked + second.asked) == sorted(q.id for q in questions)
+    merge(tmp_path)
+    assert results(tmp_path) == whole
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 8])
+def test_a_process_that_vanishes_loses_nothing_it_had_answered(questions, whole, tmp_path, after):
+    """No file is closed, nothing flushed at exit: a line that was written is on the disk."""
+    dying = StandIn(questions, "hash", die_after=after, death=lambda: os._exit(9))
+    child = os.fork()
+    if child == 0:
+        run_all(questions, dying, tmp_path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    second = StandIn(questions, "hash")
+    run_all(questions, second, tmp_path)
+    assert second.asked == [q.id for q in questions[after:]]
     merge(tmp_path)
     assert results(tmp_path) == whole
 

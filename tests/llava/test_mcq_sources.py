@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from codecvit.codec.config import PRESETS
 from codecvit.codec.llava import key_of
 from codecvit.codec.llava.cli import main
 from codecvit.codec.llava.options import MosaicOptions
 from codecvit.codec.llava.span import Span
+from codecvit.llava.assets import PUBLISHED
 from codecvit.llava.mcq.questions import read_questions
 from codecvit.llava.mcq.sources import Sources, VisualError, options_of, video_rows
 
@@ -204,3 +209,47 @@ def test_options_come_back_from_their_description(options):
     assert back.hash == options.hash
     with pytest.raises(ValueError, match="does not know"):
         options_of({**options.describe(), "colour": 1})
+
+
+def test_folders_of_frames_are_cut_to_their_seconds(tmp_path):
+    """Episodic Reasoning of MVBench: images at 3 a second, questions about a part."""
+    frames = tmp_path / "video" / "tvqa" / "frames_fps3_hq"
+    clip = frames / "friends_s01"
+    clip.mkdir(parents=True)
+    (frames / "fps.txt").write_text("3")
+    for number in range(1, 31):
+        pixels = np.full((48, 64, 3), 8 * number, np.uint8)
+        Image.fromarray(pixels).save(clip / f"{number:05d}.png")
+    (tmp_path / "json").mkdir()
+    row = {"video": "friends_s01", "question": "Why?", "candidates": ["x", "y"], "answer": "y"}
+    (tmp_path / "json" / "episodic_reasoning.json").write_text(
+        json.dumps([{**row, "start": 2.0, "end": 5.0}])
+    )
+    questions, _ = read_questions(tmp_path)
+    sources = Sources(str(tmp_path), None, OPTIONS, "frames")
+    sources.plan(questions)
+    visual, _ = sources.load(questions[0])
+    assert visual.seconds.min() == 2.0 and visual.seconds.max() < 5.0
+    shades = visual.patches.reshape(3, 16, -1).mean(axis=2).max(axis=1)  # one frame per group
+    assert shades == pytest.approx([8 * 7, 8 * 11, 8 * 15], abs=3)
+
+
+def test_what_asks_no_model_loads_no_torch():
+    """--help, --list-videos, --merge and the report answer at once."""
+    code = "import codecvit.llava.mcq.verb, codecvit.llava.report, sys; "
+    code += "print([m for m in ('torch', 'jax', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_published_packs_pass_only_for_models_trained_on_such(made, tmp_path):
+    folder, assets = made
+    questions, _ = read_questions(folder)
+    shutil.copytree(assets / "assets", tmp_path / "assets")
+    for path in tmp_path.glob("assets/*/meta.json"):
+        path.unlink()
+    sources = Sources(str(folder), str(tmp_path), OPTIONS)
+    assert sources.plan(questions, PUBLISHED).config_hash == PUBLISHED
+    assert sources.load(questions[0])[0].seconds is None
+    with pytest.raises(ValueError, match="published pack"):
+        sources.plan(questions, OPTIONS.hash)

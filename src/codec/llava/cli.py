@@ -14,6 +14,7 @@ VERBS = {
     "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
     "demo-questions": ("llava.demo_questions", "questions about the clips of `codecvit demo-data`"),
+    "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
 }
 
 

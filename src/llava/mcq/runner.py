@@ -58,7 +58,7 @@ class Answer:
 class Answerer(Protocol):
     """Whatever answers questions; `answer.ModelAnswerer` or a stand-in.
 
-    An answer must not depend on what else is in its batch.
+    An answer must not depend on what else is in its batch, but for rounding.
     """
 
     def generate(self, asked: Sequence[Asked]) -> list[Answer]:

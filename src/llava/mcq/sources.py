@@ -19,7 +19,7 @@ import numpy as np
 from ...codec.config import SelectionConfig
 from ...codec.llava import key_of
 from ...codec.llava.options import MosaicOptions
-from ...codec.llava.packs import EXPECTED, META, PackTask, make_pack, read_pack
+from ...codec.llava.packs import EXPECTED, PackTask, make_pack
 from ...codec.llava.rows import RowError, iter_rows
 from ...files import exists, is_folder, join, read_bytes
 from .questions import Question
@@ -43,13 +43,11 @@ class Plan:
       source_of: key -> "asset", "packed", "frames", or "none" for videos that packing gave up on.
       reasons: key -> why, for "none".
       config_hash: of the options of all assets and of packing; None where nothing states it.
-      unstated: assets that state no options: those of the published tool, and damaged ones.
     """
 
     source_of: Mapping[str, str]
     reasons: Mapping[str, str]
     config_hash: str | None
-    unstated: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -114,7 +112,6 @@ class Sources:
         reasons: dict[str, str] = {}
         missing: dict[str, Question] = {}
         hashes: dict[str, str] = {}
-        unstated = 0
         for question in questions:
             key = self.key(question)
             if key in source_of:
@@ -123,7 +120,6 @@ class Sources:
             if folder is not None:
                 source_of[key] = "asset"
                 stated = _config_hash(folder)
-                unstated += stated is None
                 if stated is not None:
                     hashes.setdefault(stated, folder)
             elif key in known:
@@ -150,7 +146,7 @@ class Sources:
                 "what it was trained on: give packing the options of the assets, and make the "
                 "assets with those of the training data"
             )
-        self._plan = Plan(source_of, reasons, next(iter(hashes), None), unstated)
+        self._plan = Plan(source_of, reasons, next(iter(hashes), None))
         return self._plan
 
     def key(self, question: Question) -> str:
@@ -207,7 +203,7 @@ class Sources:
             # assets were made.
             "assets": self._assets,
             "options": self.packing(frames).describe() if packed else None,
-            "videos": {**self._plan.counts, "of unstated options": self._plan.unstated},
+            "videos": self._plan.counts,
         }
 
     def packing(self, frames: bool) -> MosaicOptions:
@@ -279,14 +275,14 @@ def video_rows(questions: Iterable[Question], root: str) -> list[dict[str, Any]]
 
 
 def _config_hash(folder: str) -> str | None:
-    """What a pack states; a published one states nothing."""
-    if not exists(join(folder, META)):
-        return None
+    """Of the options of a pack, as the training data's are compared; None for a damaged one, which
+    is found again, and counted, when it is read."""
+    from ..assets import open_pack
+
     try:
-        meta = read_pack(folder)[1]
-    except ValueError:
-        return None  # damaged: found again, and counted, when it is read
-    return None if meta is None else str(meta.get("config_hash"))
+        return open_pack(folder).config_hash
+    except (ValueError, OSError):
+        return None
 
 
 def _last_frame(folder: str) -> int:
