@@ -106,13 +106,9 @@ class LlavaForConditionalGeneration(PreTrainedModel):
             pixels = patches.view(len(patches), -1, 3).float() / 255
             patches = ((pixels - mean) / std).flatten(1)
         features = encoder_of(config.vision_config.model_type).features
-        # Said outright, because checkpointing in transformers makes the embeddings of a frozen
-        # encoder require gradients, and then the activations of all its blocks would be kept.
-        trained = any(parameter.requires_grad for parameter in self.vision_parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            return features(
-                tower, patches.to(tower.dtype), positions, lengths, config.vision_select_layer
-            )
+        return features(
+            tower, patches.to(tower.dtype), positions, lengths, config.vision_select_layer
+        )
 
     def project_visuals(
         self,

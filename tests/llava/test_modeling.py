@@ -255,7 +255,7 @@ def test_gradient_checkpointing_changes_no_gradient(make_model, batch):
 
 
 def test_a_frozen_encoder_keeps_no_activations(make_model, batch):
-    """Whatever transformers does to its embeddings when checkpointing is on."""
+    """Though transformers makes embeddings require gradients when checkpointing is on."""
     model = make_model().train()
     model.vision_tower.requires_grad_(False)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

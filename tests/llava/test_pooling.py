@@ -255,6 +255,9 @@ def test_groups_by_hand(make_config):
     assert got.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]  # carried values stand for their own time
     merged = make_config(projector="merger")
     assert visual_token_groups(merged, positions, groups, (2, 2)).tolist() == [0, 1, 2, 3]
+    # A seam within a frame: the left block has a patch of the later group only, the right one both.
+    seam = np.array([[0, 0, 4], [0, 1, 0], [0, 1, 4]])
+    assert visual_token_groups(merged, seam, np.array([0, 1, 1]), (2, 6)).tolist() == [1, 1]
     plain = make_config(projector="linear")
     assert visual_token_groups(plain, positions, groups, (2, 2)).tolist() == groups.tolist()
 
