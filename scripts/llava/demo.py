@@ -27,7 +27,7 @@ TASKS = ("motion", "digit")
 STEPS = 800
 TRAINING = {
     "config.optim.lr": 1.5e-3,
-    "config.optim.vision_tower_lr": 3e-4,
+    "config.optim.vision_tower_lr": 0.0,
     "config.optim.b2": 0.98,
     "config.optim.schedule": "cosine",
     "config.optim.warmup": 0.05,

@@ -27,8 +27,9 @@ from .visuals import Visual
 TEMPLATE = "chatml"
 CONTROLS = ("zeroed", "permuted", "first-frame")
 
-_CODE_SCALE = 10.0  # standard deviation that the position code adds to features, at the start
+_CODE_SCALE = 5.0  # standard deviation that the position code adds to features, at the start
 _HEAD = 32  # width of an attention head
+_POOL = (8, 8, 8)  # a cell per patch: 8 frames of 8 x 8 patches
 
 
 def demo_tokenizer(texts: Iterable[str], size: int = 420) -> PreTrainedTokenizerFast:
@@ -61,14 +62,15 @@ def make_start(
     seed: int,
     width: int = 128,
     layers: int = 3,
-    select_layer: int = -1,
+    select_layer: int = -2,
 ) -> LlavaForConditionalGeneration:
     """Writes the model that a run starts from, with its tokenizer.
 
-    The position code begins as a random map that outweighs the features tenfold, and the projector
-    is scaled to match. From the usual start, a code of zero, a few thousand clips are not enough to
-    find out that the way things move is told by the places of patches: the loss stays where
-    guessing is.
+    The projector is a convolution over neighbouring patches, in place and time, then an MLP; each
+    patch stays a token of its own. What moves where shows in which neighbours a patch has: without
+    the convolution a few thousand clips are not enough to find out. The position code begins as a
+    random map that outweighs the features, and the convolution is scaled to match; from zero, its
+    usual start, it would come too late.
 
     Args:
       out: folder of the model.
@@ -103,7 +105,9 @@ def make_start(
     model = LlavaForConditionalGeneration.from_parts(
         encoder,
         language,
-        projector="mlp2x_gelu",
+        projector="3dconv+mlp2x_gelu",
+        pool=_POOL,
+        pool_empty="drop",
         position_embedding="sincos",
         vision_select_layer=select_layer,
     )
@@ -111,7 +115,7 @@ def make_start(
         code = model.projector.code.weight
         # Half of the code's entries add up, on average, to a variance of half their number.
         nn.init.normal_(code, std=_CODE_SCALE * (2 / code.shape[1]) ** 0.5)
-        model.projector.mlp[0].weight /= _CODE_SCALE
+        model.projector.conv.conv.weight /= _CODE_SCALE
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return model
