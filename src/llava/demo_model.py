@@ -127,7 +127,7 @@ class ControlledAnswerer(ModelAnswerer):
     Args:
       answerer: the model; from here on only this one is to be used.
       control: "zeroed": every visual token is zero; "permuted": the times of a clip are exchanged
-        among each other, patches and their order stay; "first-frame": the patches at t = 0 alone.
+        among each other; "first-frame": the patches at t = 0 alone.
       seed: of the permutations, which follow from it and the positions of a clip alone.
 
     Raises:
@@ -165,9 +165,10 @@ class ControlledAnswerer(ModelAnswerer):
 
 
 def permute_times(visual: Visual, seed: int) -> Visual:
-    """The same patches in the same order, with the times of the clip exchanged.
+    """The same patches with the times of the clip exchanged, in the order of their new times.
 
     Every patch of one time gets the same other time; no time stays where it was, if there are two.
+    Groups keep their sizes.
     """
     times, step_L = np.unique(visual.positions[:, 0], return_inverse=True)
     digest = hashlib.sha256(visual.positions.tobytes()).digest()
@@ -178,7 +179,10 @@ def permute_times(visual: Visual, seed: int) -> Visual:
     moved[order] = times[np.roll(order, 1)]
     positions = visual.positions.copy()
     positions[:, 0] = moved[step_L.reshape(-1)]
-    return dataclasses.replace(visual, positions=positions)
+    place_L = np.argsort(positions[:, 0], kind="stable")
+    return dataclasses.replace(
+        visual, patches=visual.patches[place_L], positions=positions[place_L]
+    )
 
 
 def first_frame(visual: Visual) -> Visual:
