@@ -26,7 +26,7 @@ CONTROLS = ("zeroed", "permuted", "first-frame")  # of codecvit.llava.demo_model
 TASKS = ("motion", "digit")
 STEPS = 800
 TRAINING = {
-    "config.optim.lr": 1.5e-3,
+    "config.optim.lr": 2e-3,
     "config.optim.vision_tower_lr": 0.0,
     "config.optim.b2": 0.98,
     "config.optim.schedule": "cosine",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does a language model behind an exported encoder see? Made clips -> questions -> mosaics -> a tiny Qwen3 behind the demo's
+# Does a language model behind an exported encoder see? Made clips -> questions -> mosaics -> a tiny Qwen2 behind the demo's
 # encoder, trained on them -> multiple choice on digits and backgrounds it never saw; beside it the same model on one frame, and
 # with visual tokens or times taken away. docs/results.md has the numbers.
 #

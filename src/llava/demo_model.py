@@ -1,6 +1,6 @@
 """The models of the LLaVA demo: how one begins, and the same one with part of its sight taken away.
 
-A run starts from an exported encoder, a projector and a tiny Qwen3, the last two drawn from a seed.
+A run starts from an exported encoder, a projector and a tiny Qwen2, the last two drawn from a seed.
 Nothing here is meant for models that anybody would use.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen3Config
+from transformers import PreTrainedTokenizerFast, Qwen2Config
 
 from .mcq.answer import ModelAnswerer
 from .mcq.runner import Answer, Asked
@@ -27,8 +27,12 @@ from .visuals import Visual
 TEMPLATE = "chatml"
 CONTROLS = ("zeroed", "permuted", "first-frame")
 
-_CODE_SCALE = 5.0  # standard deviation that the position code adds to features, at the start
+_CODE_SCALE = 3.0  # standard deviation that the position code adds to features, at the start
 _HEAD = 32  # width of an attention head
+# Standard deviation of the language model's weights. The usual 0.02 is meant for widths of
+# thousands: at 64 every layer would say next to nothing, and a few hundred steps go by before it
+# says more.
+_SPREAD = 0.09
 _POOL = (8, 8, 8)  # a cell per patch: 8 frames of 8 x 8 patches
 
 
@@ -60,7 +64,7 @@ def make_start(
     encoder: str | Path,
     texts: Iterable[str],
     seed: int,
-    width: int = 128,
+    width: int = 64,
     layers: int = 3,
     select_layer: int = -2,
 ) -> LlavaForConditionalGeneration:
@@ -88,14 +92,14 @@ def make_start(
         raise ValueError(f"width = {width} must be a multiple of {_HEAD}")
     tokenizer = demo_tokenizer(texts)
     torch.manual_seed(seed)
-    language = Qwen3Config(
+    language = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=layers,
         num_attention_heads=width // _HEAD,
         num_key_value_heads=width // _HEAD,
-        head_dim=_HEAD,
+        initializer_range=_SPREAD,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,
