@@ -17,7 +17,7 @@ _SORTED_BATCHES = 50  # batches that are sorted together, as in transformers' Le
 # Share by which a length is changed at random before lengths are compared. Among rows that differ
 # in nothing but a short answer the length tells the answer: sorted strictly, whole batches would
 # have the same one, and a model learns to guess that of the batch before.
-_JITTER = 0.1
+_JITTER = 0.03
 
 
 class LengthGroupedBatches:
