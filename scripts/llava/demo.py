@@ -24,7 +24,7 @@ SEEN = {
 }
 CONTROLS = ("zeroed", "permuted", "first-frame")  # of codecvit.llava.demo_model
 TASKS = ("motion", "digit")
-STEPS = 800
+OPEN_STEPS, STEPS = 350, 500  # of the first and the second lesson
 TRAINING = {
     "config.optim.lr": 2e-3,
     "config.optim.vision_tower_lr": 0.0,
@@ -49,7 +49,8 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="where the demo's is")
     parser.add_argument("--encoder-steps", type=int, default=600, help="if it has to be made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of each model")
+    parser.add_argument("--open-steps", type=int, default=OPEN_STEPS, help="of the first lesson")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the second lesson")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--train-clips", type=int, default=4000)
     parser.add_argument("--test-clips", type=int, default=400)
@@ -67,9 +68,10 @@ def main() -> int:
     run("llava", "eval", "--benchmark", benchmark, "--list-videos", videos)
     for name, options in SEEN.items():
         seen = out / name.replace(" ", "_")
-        rows = ("--input", asked / "train.json", "--root", data)
-        made = ("--out-jsonl", seen / "train.jsonl", "--out-images", seen / "images")
-        run("llava", "data", *rows, *made, *options)
+        for lesson, images in (("train", "--out-images"), ("open", "--reuse")):
+            rows = ("--input", asked / f"{lesson}.json", "--root", data)
+            made = ("--out-jsonl", seen / f"{lesson}.jsonl", images, seen / "images")
+            run("llava", "data", *rows, *made, *options)
         assets = ("--jsonl", videos, "--root", benchmark, "--out", seen / "assets")
         run("llava", "assets", *assets, *options)
 
@@ -82,9 +84,12 @@ def main() -> int:
             if not (start / "config.json").is_file():
                 make_start(start, encoder, asked / "train.json", seed)
             begun = time.monotonic()
-            train(start, seen / "train.jsonl", work / "run", args, seed)
+            lessons = (("open", args.open_steps), ("train", args.steps))
+            for lesson, steps in lessons:
+                train(start, seen / f"{lesson}.jsonl", work / lesson, args.batch, steps, seed)
+                start = work / lesson
             minutes = (time.monotonic() - begun) / 60
-            model = work / "run" / "model"
+            model = work / "train" / "model"
             shown = ("--benchmark", benchmark, "--assets", seen / "assets")
             asking = ("--strategy", "loglik", "--batch-size", 32, "--dtype", "float32")
             run("llava", "eval", "--model", model, *shown, *asking, "--out", work / "eval")
@@ -137,18 +142,13 @@ def make_start(folder: Path, encoder: Path, rows: Path, seed: int) -> None:
     demo_model.make_start(folder, encoder, texts, seed)
 
 
-def train(start: Path, rows: Path, workdir: Path, args: argparse.Namespace, seed: int) -> None:
-    """`codecvit llava train`, from `start`, all parts."""
-    settings = f"stage=sft,init={start},data={rows},batch={args.batch},micro={args.batch}"
-    settings += f",steps={args.steps},seed={seed}"
+def train(start: Path, rows: Path, workdir: Path, batch: int, steps: int, seed: int) -> None:
+    """`codecvit llava train`: projector and language model, from a model or an earlier run."""
+    settings = f"stage=sft,init={start},data={rows},batch={batch},micro={batch}"
+    settings += f",steps={steps},seed={seed}"
     fields = [f"--{name}={value}" for name, value in TRAINING.items()]
-    run(
-        "llava",
-        "train",
-        f"--config=src/configs/llava.py:{settings}",
-        f"--workdir={workdir}",
-        *fields,
-    )
+    config = f"--config=src/configs/llava.py:{settings}"
+    run("llava", "train", config, f"--workdir={workdir}", *fields)
 
 
 def ask_controlled(model: Path, benchmark: Path, assets: Path, control: str, out: Path) -> None:

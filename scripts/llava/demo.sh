@@ -8,7 +8,7 @@
 # --out DIR      where everything goes (default demo_out/llava_proof); what is done there already is reused
 # --encoder DIR  an export (default: that of scripts/demo.sh in demo_out, whose codec half is run first if need be)
 # --seeds LIST   of model and training (default "0 1 2")
-# --steps N      training steps of each model
+# --steps N      training steps of each model's second lesson
 set -euo pipefail
 # Folders are meant from where the caller stands, the rest from the root of the clone.
 caller=$PWD

@@ -4,7 +4,8 @@ Two are asked: which way the digit moves (8 ways) and which digit it is (10). A 
 conversation about one clip that asks both, each openly ("left") and with lettered options in a
 drawn order ("C"); the test asks with options alone, in the format of MERV's benchmarks.
 
-    OUT/train.json                        rows for `codecvit llava data`, videos relative to DATA
+    OUT/open.json                         the first lesson: motion alone, asked openly
+    OUT/train.json                        the second: everything; rows for `codecvit llava data`
     OUT/benchmark/test_q.json, test_a.json, videos -> DATA/test
 """
 
@@ -137,19 +138,28 @@ def training_row(
     return {"id": f"demo-{number:06d}", "video": clip.path, "conversations": turns}
 
 
+def open_row(clip: DemoClip, number: int, subject: Subject) -> dict[str, Any]:
+    """One open question about a clip: the shortest way to say what is to be seen."""
+    turns = [
+        {"from": "human", "value": f"<video>\n{subject.text}"},
+        {"from": "gpt", "value": subject.options[clip.truths[subject.name]]},
+    ]
+    return {"id": f"open-{number:06d}", "video": clip.path, "conversations": turns}
+
+
 def write_questions(
     data: str | Path, out: str | Path, variants: int = 3, seed: int = 0
 ) -> tuple[int, int]:
-    """Writes the training rows and the benchmark.
+    """Writes the training rows of both lessons, and the benchmark.
 
     Args:
       data: what `codecvit demo-data` wrote.
       out: folder of the results.
-      variants: rows per training clip, each with orders of its own.
+      variants: rows per training clip in the second lesson, each with orders of its own.
       seed: of all draws.
 
     Returns:
-      (training rows, test questions).
+      (training rows of the second lesson, test questions).
 
     Raises:
       ValueError: `data` is no demo data set, or `variants` is below 1.
@@ -190,6 +200,8 @@ def write_questions(
     benchmark = out / "benchmark"
     benchmark.mkdir(parents=True, exist_ok=True)
     _link(benchmark / "videos", data / "test")
+    opened = [open_row(clip, i, subjects[0]) for i, clip in enumerate(clips["train"])]
+    write_atomic(out / "open.json", _json(opened))
     write_atomic(out / "train.json", _json(rows))
     write_atomic(benchmark / "test_a.json", _json(answers))
     write_atomic(benchmark / "test_q.json", _json(questions))

@@ -56,6 +56,16 @@ def test_answers_of_training_rows_are_those_of_the_table(data, tmp_path):
         assert told == truths and len(_pairs(row)) == 4
 
 
+def test_the_first_lesson_asks_of_every_clip_how_it_moves(data, tmp_path):
+    write_questions(data, tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "open.json").read_text())
+    assert len({row["video"] for row in rows}) == len(rows) == 160
+    for row in rows:
+        ((text, answer),) = _pairs(row)
+        assert text == "<video>\nWhich way does the digit move?"
+        assert answer == row["video"].split("/")[1]
+
+
 def test_a_row_shows_its_video_once_and_becomes_a_row_of_mosaics(data, tmp_path):
     write_questions(data, tmp_path / "out", variants=1)
     for row in _rows(tmp_path / "out")[:20]:

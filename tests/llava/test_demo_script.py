@@ -65,7 +65,8 @@ def test_the_whole_demo_runs_and_finds_its_results_again(tmp_path):
     )
     OneVisionEncoderModel(config).save_pretrained(tmp_path / "encoder")
     command = [sys.executable, SCRIPT, "--out", tmp_path / "out"]
-    command += ["--encoder", tmp_path / "encoder", "--seeds", "0", "--steps", "2", "--batch", "8"]
+    command += ["--encoder", tmp_path / "encoder", "--seeds", "0", "--batch", "8"]
+    command += ["--open-steps", "2", "--steps", "2"]
     command += ["--train-clips", "16", "--test-clips", "8", "--variants", "1"]
     done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr[-2000:]  # nothing is learnt in two steps
