@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 
 _SORTED_BATCHES = 50  # batches that are sorted together, as in transformers' LengthGroupedSampler
-# Share by which a length is changed at random before lengths are compared. Among rows that differ
-# in nothing but a short answer the length tells the answer: sorted strictly, whole batches would
-# have the same one, and a model learns to guess that of the batch before.
-_JITTER = 0.03
+# Before they are compared, lengths are changed at random by up to this share, and up to this number
+# of tokens. Among rows that differ in nothing but a short answer the length tells the answer:
+# sorted strictly, whole batches would have the same one.
+_JITTER, _TOKENS = 0.03, 16
 
 
 class LengthGroupedBatches:
@@ -115,7 +115,8 @@ class LengthGroupedBatches:
             rest.append(order[whole:])
             for start in range(0, whole, size * _SORTED_BATCHES):
                 part = order[start : min(start + size * _SORTED_BATCHES, whole)]
-                jittered = self.lengths[part] * rng.uniform(1 - _JITTER, 1 + _JITTER, len(part))
+                most = np.maximum(self.lengths[part] * _JITTER, _TOKENS)
+                jittered = self.lengths[part] + rng.uniform(-1, 1, len(part)) * most
                 part = part[np.argsort(-jittered, kind="stable")]
                 full += [self._sorted(part[i : i + size]) for i in range(0, len(part), size)]
         mixed = self._sorted(np.concatenate(rest))
