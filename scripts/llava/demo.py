@@ -24,6 +24,7 @@ SEEN = {
 }
 CONTROLS = ("zeroed", "permuted", "first-frame")  # of codecvit.llava.demo_model
 TASKS = ("motion", "digit")
+NEW = 4  # tokens of an answer: the longest option has one, and its end
 OPEN_STEPS, STEPS = 350, 500  # of the first and the second lesson
 TRAINING = {
     "config.optim.lr": 2e-3,
@@ -91,7 +92,16 @@ def main() -> int:
             minutes = (time.monotonic() - begun) / 60
             model = work / "train" / "model"
             shown = ("--benchmark", benchmark, "--assets", seen / "assets")
-            asking = ("--strategy", "loglik", "--batch-size", 32, "--dtype", "float32")
+            asking = (
+                "--strategy",
+                "letter",
+                "--batch-size",
+                32,
+                "--dtype",
+                "float32",
+                "--max-new-tokens",
+                NEW,
+            )
             run("llava", "eval", "--model", model, *shown, *asking, "--out", work / "eval")
             found[name] = accuracies(work / "eval") | {"minutes": round(minutes, 1)}
             if name == "video":
@@ -164,11 +174,11 @@ def ask_controlled(model: Path, benchmark: Path, assets: Path, control: str, out
 
     print(f"\nthe same questions, {control}", flush=True)
     questions, form = read_questions(benchmark)
-    answerer = ModelAnswerer.load(model, device="cpu", dtype="float32")
+    answerer = ModelAnswerer.load(model, device="cpu", dtype="float32", max_new_tokens=NEW)
     answerer = ControlledAnswerer(answerer, control)
     sources = Sources(str(benchmark), str(assets), MosaicOptions(), patch=answerer.patch)
     sources.plan(questions)
-    strategy = strategy_named("loglik")
+    strategy = strategy_named("letter")
     about = {"path": str(benchmark.absolute()), "format": form}
     described = describe_run(questions, about, sources, answerer, strategy)
     run_chunk(questions, sources, answerer, strategy, out, described, batch_size=32)

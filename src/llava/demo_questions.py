@@ -1,8 +1,10 @@
 """`codecvit llava demo-questions`: questions about the demo clips, to train on and to be tested on.
 
 Two are asked: which way the digit moves (8 ways) and which digit it is (10). A training row is a
-conversation about one clip that asks both, each openly ("left") and with lettered options in a
-drawn order ("C"); the test asks with options alone, in the format of MERV's benchmarks.
+conversation about one clip that asks both, each openly and with lettered options in a drawn order;
+the test asks with options alone, in the format of MERV's benchmarks. The answer is the text of the
+option ("left"), which the strategy `letter` reads as it reads a letter: to look up the letter of
+one of eight texts is more than a tiny language model learns in some hundred steps.
 
     OUT/open.json                         the first lesson: motion alone, asked openly
     OUT/train.json                        the second: everything; rows for `codecvit llava data`
@@ -124,12 +126,12 @@ def training_row(
       subjects: what is asked.
       rng: source of all draws.
     """
-    strategy = strategy_named("loglik")
+    strategy = strategy_named("letter")
     exchanges = []
     for subject in subjects:
-        exchanges.append((subject.text, subject.options[clip.truths[subject.name]]))
         question = lettered(subject, clip, "", 0, clip.path, rng)
-        exchanges.append((strategy.prompt(question), question.letters[question.answer]))
+        for text in (subject.text, strategy.prompt(question)):
+            exchanges.append((text, question.options[question.answer]))
     turns = []
     for place, i in enumerate(rng.permutation(len(exchanges)).tolist()):
         text, answer = exchanges[i]
