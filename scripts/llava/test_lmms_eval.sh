@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 if [ -z "$model$benchmark" ]; then
-  demo=$PWD/demo_out/llava_proof model=$PWD/demo_out/llava_proof/video-0/run/model
+  demo=$PWD/demo_out/llava_proof model=$PWD/demo_out/llava_proof/video-0/train/model
   benchmark=$demo/questions/benchmark mosaics=(--size 112 --patch 14 --num-frames 8 --num-images 2)
   [ -d "$model" ] || bash scripts/llava/demo.sh --seeds 0
 fi

@@ -92,7 +92,7 @@ def test_batches_hold_similar_lengths_of_one_kind():
     batches = LengthGroupedBatches(lengths, kinds, 16).global_batches(0)
     spread = np.mean([np.ptp(lengths[batch]) for batch in batches])
     by_chance = np.mean([np.ptp(lengths[i : i + 16]) for i in range(0, 8000, 16)])
-    assert spread < by_chance / 20
+    assert spread < by_chance / 15
     assert sum(len(set(kinds[batch])) > 1 for batch in batches) <= 4  # what remains of each kind
     padding = sum(lengths[b].max() * len(b) for b in batches) / lengths.sum() - 1
     assert padding < 0.05
@@ -130,3 +130,12 @@ def test_sizes_that_cannot_be(change, message):
     arguments = {"lengths": [1, 2], "kinds": [0, 0], "global_batch": 2}
     with pytest.raises(ValueError, match=message):
         LengthGroupedBatches(**arguments | change)
+
+
+def test_short_answers_of_other_lengths_are_mixed():
+    """Rows that differ in a few tokens of answer: the answer must not decide the batch."""
+    answers = np.random.default_rng(0).integers(0, 4, 6400)
+    lengths = 130 + answers
+    batches = LengthGroupedBatches(lengths, np.zeros(6400, int), 32).global_batches(0)
+    most = [np.bincount(answers[batch]).max() for batch in batches]
+    assert np.mean(most) < 16, "by chance 12 of 32; sorted strictly all 32"

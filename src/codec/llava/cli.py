@@ -19,6 +19,7 @@ VERBS = {
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
     "answer": ("llava.open_ended.answer", "answers of a model to open questions, in chunks"),
     "judge": ("llava.open_ended.verb", "a judge's accuracy and scores of such answers"),
+    "demo-questions": ("llava.demo_questions", "questions about the clips of `codecvit demo-data`"),
 }
 
 

@@ -1,0 +1,207 @@
+"""The models of the LLaVA demo: how one begins, and the same one with part of its sight taken away.
+
+A run starts from an exported encoder, a projector and a tiny Qwen2, the last two drawn from a seed.
+Nothing here is meant for models that anybody would use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Qwen2Config
+
+from .mcq.answer import ModelAnswerer
+from .mcq.runner import Answer, Asked
+from .modeling import LlavaForConditionalGeneration
+from .templates import TEMPLATES
+from .visuals import Visual
+
+TEMPLATE = "chatml"
+CONTROLS = ("zeroed", "permuted", "first-frame")
+
+_CODE_SCALE = 3.0  # standard deviation that the position code adds to features, at the start
+_HEAD = 32  # width of an attention head
+# Standard deviation of the language model's weights. The usual 0.02 is meant for widths of
+# thousands: at 64 every layer would say next to nothing, and a few hundred steps go by before it
+# says more.
+_SPREAD = 0.09
+_POOL = (8, 8, 8)  # a cell per patch: 8 frames of 8 x 8 patches
+
+
+def demo_tokenizer(texts: Iterable[str], size: int = 420) -> PreTrainedTokenizerFast:
+    """A byte-level BPE for ChatML, trained on `texts`: any text can be read, and theirs is short.
+
+    Args:
+      texts: what it should be good at.
+      size: most tokens, at least 259.
+    """
+    specials = ["<|endoftext|>", *TEMPLATES[TEMPLATE].specials]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[AddedToken(text, special=True) for text in specials],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=specials[-1], pad_token=specials[0]
+    )
+
+
+def make_start(
+    out: str | Path,
+    encoder: str | Path,
+    texts: Iterable[str],
+    seed: int,
+    width: int = 64,
+    layers: int = 3,
+    select_layer: int = -2,
+) -> LlavaForConditionalGeneration:
+    """Writes the model that a run starts from, with its tokenizer.
+
+    The projector is a convolution over neighbouring patches, in place and time, then an MLP; each
+    patch stays a token of its own. What moves where shows in which neighbours a patch has: without
+    the convolution a few thousand clips are not enough to find out. The position code begins as a
+    random map that outweighs the features, and the convolution is scaled to match; from zero, its
+    usual start, it would come too late.
+
+    Args:
+      out: folder of the model.
+      encoder: what `codecvit export` wrote.
+      texts: that the tokenizer is trained on.
+      seed: of language model and projector.
+      width: of the language model, a multiple of 32.
+      layers: of the language model.
+      select_layer: which hidden state of the encoder is read.
+
+    Raises:
+      ValueError: the encoder's folder is no export, or a size does not fit.
+    """
+    if width < 1 or width % _HEAD:
+        raise ValueError(f"width = {width} must be a multiple of {_HEAD}")
+    tokenizer = demo_tokenizer(texts)
+    torch.manual_seed(seed)
+    language = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // _HEAD,
+        num_key_value_heads=width // _HEAD,
+        initializer_range=_SPREAD,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlavaForConditionalGeneration.from_parts(
+        encoder,
+        language,
+        projector="3dconv+mlp2x_gelu",
+        pool=_POOL,
+        pool_empty="drop",
+        position_embedding="sincos",
+        vision_select_layer=select_layer,
+    )
+    with torch.no_grad():
+        code = model.projector.code.weight
+        # Half of the code's entries add up, on average, to a variance of half their number.
+        nn.init.normal_(code, std=_CODE_SCALE * (2 / code.shape[1]) ** 0.5)
+        model.projector.conv.conv.weight /= _CODE_SCALE
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return model
+
+
+class ControlledAnswerer(ModelAnswerer):
+    """A model that sees less than it is shown.
+
+    Args:
+      answerer: the model; from here on only this one is to be used.
+      control: "zeroed": every visual token is zero; "permuted": the times of a clip are exchanged
+        among each other; "first-frame": the patches at t = 0 alone.
+      seed: of the permutations, which follow from it and the positions of a clip alone.
+
+    Raises:
+      ValueError: an unknown control.
+    """
+
+    def __init__(self, answerer: ModelAnswerer, control: str, seed: int = 0) -> None:
+        if control not in CONTROLS:
+            raise ValueError(f"control = {control!r} must be one of {', '.join(CONTROLS)}")
+        self.__dict__.update(answerer.__dict__)
+        self._control, self._seed = control, seed
+        if control == "zeroed":
+            self._model.projector.register_forward_hook(_zeros)
+
+    def describe(self) -> dict[str, Any]:
+        """As that of the model, and what it was denied."""
+        return {**super().describe(), "control": self._control, "control_seed": self._seed}
+
+    def generate(self, asked: Sequence[Asked]) -> list[Answer]:
+        """See `Answerer.generate`."""
+        return super().generate(self._changed(asked))
+
+    def loglik(self, asked: Sequence[Asked]) -> list[Answer]:
+        """See `Answerer.loglik`."""
+        return super().loglik(self._changed(asked))
+
+    def _changed(self, asked: Sequence[Asked]) -> Sequence[Asked]:
+        if self._control == "zeroed":
+            return asked
+        change = first_frame if self._control == "first-frame" else self._permute
+        return [dataclasses.replace(item, visual=change(item.visual)) for item in asked]
+
+    def _permute(self, visual: Visual) -> Visual:
+        return permute_times(visual, self._seed)
+
+
+def permute_times(visual: Visual, seed: int) -> Visual:
+    """The same patches with the times of the clip exchanged, in the order of their new times.
+
+    Every patch of one time gets the same other time; no time stays where it was, if there are two.
+    Groups keep their sizes.
+    """
+    times, step_L = np.unique(visual.positions[:, 0], return_inverse=True)
+    digest = hashlib.sha256(visual.positions.tobytes()).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+    # A cycle through all times in a drawn order.
+    order = rng.permutation(len(times))
+    moved = np.empty_like(times)
+    moved[order] = times[np.roll(order, 1)]
+    positions = visual.positions.copy()
+    positions[:, 0] = moved[step_L.reshape(-1)]
+    place_L = np.argsort(positions[:, 0], kind="stable")
+    return dataclasses.replace(
+        visual, patches=visual.patches[place_L], positions=positions[place_L]
+    )
+
+
+def first_frame(visual: Visual) -> Visual:
+    """The patches at t = 0 alone, as one group."""
+    kept = visual.positions[:, 0] == 0
+    if not kept.any():
+        raise ValueError("the visual has no patch at t = 0")
+    return dataclasses.replace(
+        visual,
+        patches=visual.patches[kept],
+        positions=visual.positions[kept],
+        groups=np.zeros(int(kept.sum()), np.int32),
+        seconds=None if visual.seconds is None else visual.seconds[:1],
+    )
+
+
+def _zeros(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(output)
