@@ -25,7 +25,7 @@ SEEN = {
 CONTROLS = ("zeroed", "permuted", "first-frame")  # of codecvit.llava.demo_model
 TASKS = ("motion", "digit")
 NEW = 4  # tokens of an answer: the longest option has one, and its end
-OPEN_STEPS, STEPS = 350, 500  # of the first and the second lesson
+OPEN_STEPS, STEPS = 400, 300  # of the first and the second lesson
 TRAINING = {
     "config.optim.lr": 2e-3,
     "config.optim.vision_tower_lr": 0.0,
@@ -55,6 +55,8 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--train-clips", type=int, default=4000)
     parser.add_argument("--test-clips", type=int, default=400)
+    # The settings above were chosen on the clips of seed 0: they have no say here.
+    parser.add_argument("--data-seed", type=int, default=1, help="of the made clips")
     parser.add_argument("--variants", type=int, default=3, help="training rows per clip")
     args = parser.parse_args()
     started, out = time.monotonic(), args.out
@@ -62,7 +64,7 @@ def main() -> int:
 
     data, asked = out / "data", out / "questions"
     clips = ("--train-clips", args.train_clips, "--test-clips", args.test_clips)
-    run("demo-data", "--out", data, *clips)
+    run("demo-data", "--out", data, *clips, "--seed", args.data_seed)
     run("llava", "demo-questions", "--data", data, "--out", asked, "--variants", args.variants)
     benchmark = asked / "benchmark"
     videos = out / "videos.jsonl"
