@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..codec.clip import Clip, sample_clip
-from ..codec.llava.choice import choose_patches
+from ..codec.clip import Clip
+from ..codec.llava.choice import choose_patches, sample_for_mosaics
 from ..codec.llava.options import MosaicOptions
 from ..files import exists, join
 from ..sequence import slot_times
@@ -111,19 +111,7 @@ def _of_asset(assets: str, root: str, question: Question, shown: int) -> Picture
     video = join(root, question.video)
     if meta is None or not exists(video):
         return _of_patches(visual, None if meta is None else np.array(meta["seconds"]), shown)
-    options = options_of(meta["config"])
-    start, end = question.span.seconds(video)
-    clip = sample_clip(
-        video,
-        options.num_frames,
-        options.size,
-        options.patch,
-        start,
-        end,
-        geometry=options.geometry,
-        sampling=options.sampling,
-        config=options.config,
-    )
+    clip = sample_for_mosaics(video, options_of(meta["config"]), question.span)
     if clip.frame_ids_M.tolist() != meta["frame_ids"]:
         raise VisualError(f"{question.video} is not the video that its assets were made of")
     thw_N3 = visual.positions.copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from ..clip import sample_clip
+from ..clip import Clip, sample_clip
 from ..selection import Selection, choose
 from .options import MosaicOptions
 from .span import Span
@@ -28,8 +28,16 @@ def choose_patches(
       ValueError: the options do not fit the video.
       MediaError: the file is missing or damaged beyond use.
     """
+    clip = sample_for_mosaics(path, options, span)
+    return choose(clip, options.budget(clip), options.seed)
+
+
+def sample_for_mosaics(
+    path: str | os.PathLike[str], options: MosaicOptions, span: Span | None = None
+) -> Clip:
+    """The frames of a video that its mosaics are made of; arguments and errors as above."""
     start, end = (span or Span()).seconds(path)
-    clip = sample_clip(
+    return sample_clip(
         path,
         options.num_frames,
         options.size,
@@ -40,4 +48,3 @@ def choose_patches(
         sampling=options.sampling,
         config=options.config,
     )
-    return choose(clip, options.budget(clip), options.seed)
