@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from codecvit.evaluators.intervals import bootstrap
 from codecvit.evaluators.knn import UNRANKED
-from codecvit.evaluators.outcomes import bootstrap, join, measure, outcomes
+from codecvit.evaluators.outcomes import join, measure, outcomes
 
 SCORES = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.9, 0.1, 0.0]], np.float32)
 EVERYONE = np.ones(4, bool)

@@ -91,12 +91,20 @@ class MosaicOptions:
         return config_hash(self.describe())
 
 
-def add_mosaic_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `mosaic_options` reads."""
+def add_mosaic_arguments(parser: argparse.ArgumentParser, num_images: bool = True) -> None:
+    """Adds the options that `mosaic_options` reads.
+
+    Args:
+      parser: of a verb that makes mosaics.
+      num_images: False for a verb that decides by itself how many a video has.
+    """
     group = parser.add_argument_group("mosaics")
-    group.add_argument(
-        "--num-images", type=int, default=8, help="mosaics of a video (default: %(default)s)"
-    )
+    if num_images:
+        group.add_argument(
+            "--num-images", type=int, default=8, help="mosaics of a video (default: %(default)s)"
+        )
+    else:
+        parser.set_defaults(num_images=1)
     group.add_argument(
         "--lossless",
         action="store_true",

@@ -100,7 +100,7 @@ def claim(out: Path, run: Mapping[str, Any]) -> str:
                 "or remove it"
             )
         return name
-    (out / CHUNKS).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps({**run, "hash": name}, indent=1) + "\n").encode())
     return name
 

@@ -169,6 +169,12 @@ def _parser() -> argparse.ArgumentParser:
         FORMATS,
         max_new_tokens=64,
     )
+    add_strategy_argument(parser)
+    return parser
+
+
+def add_strategy_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --strategy."""
     parser.add_argument(
         "--strategy",
         choices=tuple(STRATEGIES),
@@ -176,7 +182,6 @@ def _parser() -> argparse.ArgumentParser:
         help="letter: strict reading of the reply; loglik: the likeliest letter; first_char, "
         "mvbench_compat: as MERV and VideoGPT+ count (default: %(default)s)",
     )
-    return parser
 
 
 def add_run_arguments(
@@ -219,6 +224,17 @@ def add_run_arguments(
         help="without assets of a video: stop before the first question; pack it now, by the "
         "options below; or show whole frames (default: %(default)s)",
     )
+    add_model_arguments(parser, max_new_tokens)
+    add_mosaic_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """Adds what `load_answerer` reads beside --model, and --batch-size.
+
+    Args:
+      parser: of a verb that asks a model.
+      max_new_tokens: of a reply, by default.
+    """
     group = parser.add_argument_group("model")
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
     group.add_argument(
@@ -234,4 +250,3 @@ def add_run_arguments(
         default=max_new_tokens,
         help="of a reply (default: %(default)s)",
     )
-    add_mosaic_arguments(parser)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...evaluators.outcomes import Outcomes, bootstrap, measure
+from ...evaluators.intervals import bootstrap
+from ...evaluators.outcomes import Outcomes, measure
 from ...files import write_json
 from ..plot import html_page, svg_text
 from .results import OUTCOMES, RESULTS
