@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 from ..codec.llava.options import MosaicOptions
 from ..codec.llava.packs import EXPECTED
 from ..codec.llava.rows import RowError
-from ..sequence import NUM_SLOTS
 from .assets import AssetMismatch, mosaic_visual
 from .examples import IGNORED, Example, ExampleError, collate, make_example
 from .failures import Failure
@@ -77,12 +76,14 @@ class LlavaDataset(Dataset):
                 f"{mixture[index].source} has a video: give assets, the options to pack it with, "
                 "or pack all videos beforehand (codecvit llava data)"
             )
-        asset_hash, self._grid = _first_pack(mixture, np.flatnonzero(shapes.packed))
+        packed = _first_pack(mixture, np.flatnonzero(shapes.packed))
+        asset_hash, self._grid, self._samples = packed
         if assets is not None:
-            asset_hash, self._grid = assets.hash, self._grid or (assets.size // assets.patch,) * 2
+            asset_hash, self._samples = assets.hash, assets.num_frames
+            self._grid = self._grid or (assets.size // assets.patch,) * 2
         patch = config.vision_config.patch_size
         self.reading = Reading(patch, config.image_rule, assets, asset_hash)
-        self._known_tokens: dict[tuple[int, int, int], int] = {}
+        self._known_tokens: dict[tuple[int, int, int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -109,11 +110,16 @@ class LlavaDataset(Dataset):
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """int64, about how many tokens each example has, from its row alone; for grouping."""
+        return self.mixture.shapes.characters // _CHARACTERS_PER_TOKEN + 1 + self.visual_tokens
+
+    @functools.cached_property
+    def visual_tokens(self) -> np.ndarray:
+        """int64, about how many visual tokens each example has, from its row alone."""
         shapes = self.mixture.shapes
         sight = np.stack([shapes.kind, *shapes[2:]], axis=1)
         sights, inverse_E = np.unique(sight, axis=0, return_inverse=True)
         visual = np.array([self._visual_tokens(*s) for s in sights.tolist()])
-        return shapes.characters // _CHARACTERS_PER_TOKEN + 1 + visual[inverse_E.reshape(-1)]
+        return visual[inverse_E.reshape(-1)]
 
     def length(self, index: int) -> int:
         """About how many tokens an example has."""
@@ -122,21 +128,21 @@ class LlavaDataset(Dataset):
     def _visual_tokens(self, kind: int, images: int, packed: int, height: int, width: int) -> int:
         if KINDS[kind] == "video":
             count = images if packed else self.reading.assets.num_images
-            return self._tokens(*self._grid, count)
+            return self._tokens(*self._grid, count, self._samples)
         if images == 0:
             return 0
         height, width = (height, width) if height else _USUAL_IMAGE
         return images * self._tokens(*self.reading.images.grid(height, width, self.reading.patch))
 
-    def _tokens(self, rows: int, columns: int, frames: int = 1) -> int:
-        """Visual tokens of as many patches as whole frames, spread over the time axis."""
-        known = self._known_tokens.get((rows, columns, frames))
+    def _tokens(self, rows: int, columns: int, frames: int = 1, samples: int = 1) -> int:
+        """Visual tokens of as many patches as whole frames, spread over `samples` times."""
+        known = self._known_tokens.get((rows, columns, frames, samples))
         if known is None:
             place = np.arange(rows * columns * frames)
             h, w = np.divmod(place % (rows * columns), columns)
-            t = place * (NUM_SLOTS if frames > 1 else 0) // len(place)
+            t = place * samples // len(place)
             known = num_visual_tokens(self.config, np.stack([t, h, w], axis=1), (rows, columns))
-            self._known_tokens[rows, columns, frames] = known
+            self._known_tokens[rows, columns, frames, samples] = known
         return known
 
 
@@ -205,18 +211,22 @@ def make_loader(
     )
 
 
-def _first_pack(mixture: Mixture, packed: np.ndarray) -> tuple[str | None, tuple[int, int] | None]:
-    """(config hash, grid) of the first pack that can be read; Nones where no row has one."""
+def _first_pack(
+    mixture: Mixture, packed: np.ndarray
+) -> tuple[str | None, tuple[int, int] | None, int]:
+    """(config hash, grid, sampled frames) of the first pack that can be read; (None, None, 1) where
+    no row has one."""
     reason: Exception | None = None
     for index in packed[:_PACKS_TRIED].tolist():
         row, _, folders = mixture[index]
         try:
             pack = pack_of(row, folders)
-            return pack.config_hash, mosaic_visual(pack).grid
+            visual = mosaic_visual(pack)
+            return pack.config_hash, visual.grid, len(np.unique(visual.positions[:, 0]))
         except EXPECTED as error:
             reason = reason or error
     if reason is not None:
         raise ValueError(
             f"none of the first {len(packed[:_PACKS_TRIED])} packs can be read; the first: {reason}"
         ) from reason
-    return None, None
+    return None, None, 1

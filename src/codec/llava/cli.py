@@ -15,6 +15,7 @@ VERBS = {
     "prepare": ("llava.prepare.verb", "a benchmark as handed out -> a folder for eval or answer"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
     "curves": ("llava.mcq.curves", "accuracy against tokens: codec patches beside whole frames"),
+    "pool-sweep": ("llava.mcq.pool_sweep", "accuracy of several pool levels against tokens"),
     "benchmark": ("llava.benchmarks.prepare", "videos of a public benchmark -> its assets"),
     "lmms": ("llava.benchmarks.lmms_run", "an evaluation by lmms-eval, assets found by task"),
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),

@@ -18,7 +18,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ...codec.llava.options import MosaicOptions, add_mosaic_arguments, mosaic_o
 from ...evaluators.intervals import bootstrap
 from ...files import write_atomic
 from ...sequence import NUM_SLOTS
+from .accuracy_plot import draw_accuracy
 from .merge import merge, read_results
 from .parse import Strategy, strategy_named
 from .questions import FORMATS, Question, read_questions
@@ -34,9 +35,6 @@ from .runner import Answerer, BrokenModel, describe_run, run_chunk
 from .score import compare, paired
 from .sources import Sources
 from .verb import add_model_arguments, add_strategy_argument, load_answerer
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 INPUTS = {"codec": "pack", "frames": "frames"}
 """What fills the mosaics, and the `on_miss` of `Sources` that does it."""
@@ -71,7 +69,8 @@ def main(argv: list[str]) -> int:
             print(f"{cell.name}: {done} answered now", file=sys.stderr)
         found = read_curves(out, budgets)
         write_atomic(out / CURVES, (json.dumps(found, indent=1) + "\n").encode())
-        draw(found).savefig(out / PICTURE, dpi=120)
+        lines = {"codec patches": found["codec"], "whole frames": found["frames"]}
+        draw_accuracy(lines, "tokens", found["chance"]).savefig(out / PICTURE, dpi=120)
     except (ValueError, OSError) as error:
         print(f"codecvit llava curves: {error}", file=sys.stderr)
         return 2
@@ -225,34 +224,6 @@ def table(found: Mapping[str, Any]) -> str:
         )
     lines.append(f"chance {found['chance']:.3f}; text tokens hold the question and all times")
     return "\n".join(lines)
-
-
-def draw(found: Mapping[str, Any]) -> Figure:
-    """Accuracy against all tokens that the model read."""
-    # Imported here: the figure's own class draws without a window system.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name in INPUTS:
-        rows = found[name]
-        accuracy = np.array([row["accuracy"] for row in rows])
-        ends = np.array([[row["low"], row["high"]] for row in rows]).T
-        axes.errorbar(
-            [row["tokens"] for row in rows],
-            accuracy,
-            yerr=np.abs(ends - accuracy),
-            marker="o",
-            capsize=3,
-            label={"codec": "codec patches", "frames": "whole frames"}[name],
-        )
-    axes.axhline(found["chance"], color="0.6", linestyle="--", linewidth=1, label="chance")
-    axes.set_xlabel("tokens per question (visual and text)")
-    axes.set_ylabel("accuracy, 95 % interval")
-    axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,19 +30,21 @@ class StopSignal:
         self.received = True
 
 
-def run_command(doc: str, run: Callable[[LlavaTrainConfig, str], Any], argv: list[str]) -> int:
+def run_command(
+    doc: str, run: Callable[[LlavaTrainConfig, str, bool], Any], argv: list[str]
+) -> int:
     """Parses the flags of a run and runs it.
 
     Args:
       doc: the help text.
-      run: trains, given configuration and work directory.
+      run: trains, given configuration, work directory and whether to stop before the first step.
       argv: arguments after the verb.
 
     Returns:
       Exit status: 0, 1 for a run that can't go on, 2 for flags that are not understood.
     """
     # ml_collections looks for overrides here: the verb's own arguments, not the process'.
-    argv = [re.sub(r"^--init-projector(?==|$)", "--init_projector", arg) for arg in argv]
+    argv = [re.sub(r"^--(init|dry)-(projector|run)(?==|$)", r"--\1_\2", arg) for arg in argv]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config",
@@ -54,6 +56,8 @@ def run_command(doc: str, run: Callable[[LlavaTrainConfig, str], Any], argv: lis
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     text = "safetensors file with the projector's weights, = --config.init_projector"
     flags.DEFINE_string("init_projector", None, text, flag_values=values)
+    text = "load model and data, say how many tokens rows have, train nothing"
+    flags.DEFINE_bool("dry_run", False, text, flag_values=values)
     if not argv or {"-h", "--help"} & set(argv):
         usage = f"usage: {NAME} --config=FILE.py:ARGUMENTS --workdir=DIR [--config.FIELD=VALUE ...]"
         print(f"{usage}\n\n{doc}\nflags:\n{values.main_module_help()}")
@@ -76,7 +80,7 @@ def run_command(doc: str, run: Callable[[LlavaTrainConfig, str], Any], argv: lis
         given = values.config.to_dict()
         if values.init_projector:
             given["init_projector"] = values.init_projector
-        run(parse_config(given), values.workdir)
+        run(parse_config(given), values.workdir, values.dry_run)
     except (ValueError, OSError, TooManyFailures) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         print(f"{NAME}: {kind}{error}", file=sys.stderr)

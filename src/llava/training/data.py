@@ -16,6 +16,7 @@ from ...codec.llava.recipe import Entry
 from ...codec.llava.rows import folder_of
 from ..dataset import Batch, Collator, LlavaDataset, make_loader
 from ..mixture import Mixture, load_mixture
+from ..row_visuals import KINDS
 from ..sampler import LengthGroupedBatches
 from ..templates import TEMPLATES
 from .config import DataOptions, LlavaTrainConfig
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..config import LlavaConfig
+
+
+_LEAST_TEXT = 8  # tokens of the shortest turn and its answer, about
 
 
 class TrainingData:
@@ -41,9 +45,11 @@ class TrainingData:
       assets_hash: of the options that all mosaics were made with; None without mosaics.
       accumulation: micro-batches of a process in a step.
       steps_per_epoch: steps in which every example comes once.
+      visual_tokens: about how many each example has, most first.
 
     Raises:
-      ValueError, OSError: the recipe or its files are unusable, or sizes don't divide each other.
+      ValueError, OSError: the recipe or its files are unusable, sizes don't divide each other, or
+        visual tokens alone are more than fits.
     """
 
     def __init__(
@@ -61,9 +67,10 @@ class TrainingData:
             _mixture(options, config.seed),
             tokenizer,
             model_config,
-            options.max_length,
+            _room(options.max_length, model_config),
             assets=parse_mosaics(options.mosaics),
         )
+        check_room(dataset, config.max_failures)
         self._batches = LengthGroupedBatches(
             dataset.lengths,
             dataset.kinds,
@@ -77,10 +84,19 @@ class TrainingData:
         self._loader = make_loader(dataset, self._batches, collator, options.workers, pin_memory)
         self._loader.worker_init_fn = _outlive_sigterm
         self.assets_hash = dataset.reading.asset_hash
+        self.visual_tokens = np.sort(dataset.visual_tokens)[::-1]
         self.accumulation = self._batches.accumulation
         self.steps_per_epoch = self._batches.steps_per_epoch
         order = np.stack([dataset.lengths, dataset.kinds]).astype(np.int64)
         self.digest = hashlib.sha256(order.tobytes()).hexdigest()[:16]
+
+    def describe(self) -> str:
+        """How many visual tokens rows have, in words."""
+        counts = self.visual_tokens
+        return (
+            f"{len(counts)} rows; visual tokens of a row: {counts.mean():.0f} on average, "
+            f"{counts[0]} at most"
+        )
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """The micro-batches of step `start` and of all that follow it, epoch after epoch."""
@@ -109,6 +125,33 @@ def parse_mosaics(text: str) -> MosaicOptions | None:
         return mosaic_options(parser.parse_args(shlex.split(text)))
     except ValueError as error:
         raise ValueError(f"config.data.mosaics = {text!r}: {error}") from error
+
+
+def check_room(dataset: LlavaDataset, max_failures: float) -> None:
+    """Refuses a run most of whose failures are known beforehand.
+
+    Raises:
+      ValueError: of more than `max_failures` of the rows the visual tokens alone leave no room for
+        a question and an answer.
+    """
+    counts, room = dataset.visual_tokens, dataset.max_length
+    shapes = dataset.mixture.shapes
+    # An image that doesn't state its size may turn out smaller than it was taken for.
+    stated = (shapes.kind == KINDS.index("video")) | (shapes.height > 0)
+    certain = stated | (dataset.reading.images.size > 0)
+    if (share := float(np.mean(certain & (counts >= room - _LEAST_TEXT)))) > max_failures:
+        raise ValueError(
+            f"{share:.0%} of the rows overflow: they have up to {counts.max()} visual tokens, and "
+            f"a row has room for {room} (config.data.max_length, the language model's context): "
+            "pool more (config.model.pool_level, config.model.pool), show fewer patches, or raise "
+            "config.data.max_length"
+        )
+
+
+def _room(max_length: int, config: LlavaConfig) -> int:
+    """Most tokens of a row: what the run allows, and what the language model can read."""
+    context = getattr(config.text_config, "max_position_embeddings", None)
+    return min(max_length, context or max_length)
 
 
 def _mixture(options: DataOptions, seed: int) -> Mixture:

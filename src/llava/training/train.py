@@ -7,6 +7,7 @@
 Any field of the configuration can be set behind it, as in --config.optim.lr=3e-4. Run it again with
 the same --workdir and it goes on where it stopped: weights, optimiser, data position and every
 random draw. SIGTERM saves and exits 0. --init-projector FILE starts from a projector's weights.
+--dry-run loads model and data, says how many tokens rows have, and stops before the first step.
 
 One process needs no launcher; several GPUs and nodes, FSDP2 included, go by `accelerate launch`
 (docs/llava_training.md).
@@ -37,13 +38,14 @@ from .processes import describe, hold_frozen, start_processes
 from .start import CONFIG, MODEL, prepare_training, start_model, start_tokenizer
 
 
-def train(config: LlavaTrainConfig, workdir: str | Path) -> dict[str, float]:
+def train(config: LlavaTrainConfig, workdir: str | Path, dry_run: bool = False) -> dict[str, float]:
     """Runs or continues one training run.
 
     Args:
       config: the run.
       workdir: its folder: config.json, metrics.jsonl, tensorboard/, failures/, checkpoints/STEP/
         and, at its end, model/ and with LoRA adapter/.
+      dry_run: stop before the first step; nothing is written.
 
     Returns:
       The metrics that were written last.
@@ -55,12 +57,14 @@ def train(config: LlavaTrainConfig, workdir: str | Path) -> dict[str, float]:
     """
     stop = StopSignal()
     try:
-        return _train(config, Path(workdir), stop)
+        return _train(config, Path(workdir), stop, dry_run)
     finally:
         stop.close()
 
 
-def _train(config: LlavaTrainConfig, workdir: Path, stop: StopSignal) -> dict[str, float]:
+def _train(
+    config: LlavaTrainConfig, workdir: Path, stop: StopSignal, dry_run: bool
+) -> dict[str, float]:
     accelerator = start_processes(config)
     world, rank = accelerator.num_processes, accelerator.process_index
 
@@ -77,6 +81,11 @@ def _train(config: LlavaTrainConfig, workdir: Path, stop: StopSignal) -> dict[st
     data = TrainingData(config, tokenizer, model.config, world, rank, pin_memory=on_gpu)
     model.config.assets_hash = data.assets_hash or model.config.assets_hash
     total_steps = config.steps or math.ceil(config.epochs * data.steps_per_epoch)
+    if dry_run:
+        if accelerator.is_main_process:
+            print(f"{describe(model, accelerator)}; steps 0 to {total_steps}")
+            print(f"{data.describe()}; nothing was trained (--dry-run)")
+        return {}
 
     # --- Optimiser; both spread as the launcher says; then this work directory's checkpoint ------
     optimizer = make_optimizer(model, config.optim)
