@@ -31,7 +31,7 @@ FUSIONS = (*WEIGHTED, *CHANNELS, *TOKENS)
 class Fusion(nn.Module):
     """What `LlavaConfig.fusion` names. With one encoder it is the identity, without parameters.
 
-    score: w = softmax_e(u . k_e), k_e the mean of the tokens of encoder e, output sum_e w_e tokens_e.
+    score: w = softmax_e(u . k_e), k_e the mean of encoder e's tokens; output sum_e w_e tokens_e.
       u is `vector` / sqrt(C), so that one step of an optimiser moves a score alike at every width.
     mha_compat: the same with u = W_k^T (W_q q + b_q) / sqrt(d), MERV's cross-attention of one
       learned query. What MERV stores besides (value and output maps, the bias of the keys) changes
@@ -154,7 +154,7 @@ class Fusion(nn.Module):
 
     @torch.no_grad()
     def set_score_vector(self, u_C: torch.Tensor) -> None:
-        """Makes `score_vector` of "score" this one: that of a "mha_compat" carries its weights over."""
+        """Makes `score_vector` of "score" this one, for instance that of a "mha_compat"."""
         assert self.vector is not None, "only the form score stores its vector"
         self.vector.copy_(u_C * self.width**0.5)
 
@@ -199,8 +199,9 @@ class QueryScore(nn.Module):
 
         Args:
           attention: all of its tensors: `q_proj_weight`, `k_proj_weight`, `v_proj_weight`, or
-            `in_proj_weight` where C = d; `in_proj_bias`, `out_proj.weight`, `out_proj.bias`. Values,
-            output and the keys' bias change no weight and are left out once their shapes fit.
+            `in_proj_weight` where C = d; `in_proj_bias`, `out_proj.weight`, `out_proj.bias`.
+            Values, output and the keys' bias change no weight: they are left out once their
+            shapes fit.
           query: d values, of any shape.
 
         Raises:

@@ -155,7 +155,7 @@ def test_sizes_of_the_published_fusion():
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kind", [*LEARNED, *CHANNELS])
 def test_every_parameter_has_a_gradient(kind, bias):
-    """Score and scalar as they begin; none of the forms holds a parameter that nothing depends on."""
+    """Score and scalar as they begin; no form holds a parameter that nothing depends on."""
     fusion = make(kind, bias=bias)
     if kind in ("score", "scalar"):
         fusion.reset()
