@@ -129,6 +129,11 @@ class LlavaConfig(PretrainedConfig):
         return self.projector.startswith(POOLING) or self.pool_level > 0
 
     @property
+    def attends(self) -> bool:
+        """Whether learned queries look at the patches of a time cell."""
+        return self.projector.startswith("attentive")
+
+    @property
     def image_rule(self) -> ImageRule:
         """How large images are read, in training and afterwards."""
         return ImageRule(self.image_size, self.max_pixels)
