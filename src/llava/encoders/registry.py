@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from .any_vision import ANY_VISION
+from .internvideo2 import INTERNVIDEO2
+from .languagebind import LANGUAGEBIND
 from .onevision import ONEVISION
 from .spec import EncoderSpec
-from .vits import CLIP, SIGLIP
+from .vits import CLIP, DINOV2, SIGLIP, SIGLIP2, VIVIT
 
 KINDS: dict[str, EncoderSpec] = {
     "onevision_encoder": ONEVISION,
     "clip": CLIP,
     "siglip": SIGLIP,
+    "siglip2": SIGLIP2,
+    "dinov2": DINOV2,
+    "vivit": VIVIT,
+    "languagebind_video": LANGUAGEBIND,
+    "internvideo2": INTERNVIDEO2,
+    "hf": ANY_VISION,
 }
 """By kind."""
 
@@ -56,10 +66,10 @@ def config_of(kind: str, config: dict[str, Any] | PretrainedConfig) -> Pretraine
     stated = config if isinstance(config, dict) else config.to_dict()
     classes = {known.model_type: known for known, _ in spec.classes}
     model_type = stated.get("model_type")
-    if spec.classes and model_type not in classes and isinstance(stated.get("vision_config"), dict):
+    if model_type not in classes and isinstance(stated.get("vision_config"), dict):
         stated = stated["vision_config"]
-        # Older files leave the type out where the whole says it.
-        model_type = stated.get("model_type", spec.classes[0][0].model_type)
+        # The half of a known whole is what this kind reads, whatever it calls itself.
+        model_type = spec.config_class.model_type if spec.classes else stated.get("model_type")
     if not spec.classes and model_type in CONFIG_MAPPING:
         classes = {model_type: CONFIG_MAPPING[model_type]}
     if model_type not in classes:
@@ -73,11 +83,20 @@ def config_of(kind: str, config: dict[str, Any] | PretrainedConfig) -> Pretraine
 
 
 def model_class_of(kind: str, config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class that a tower of this configuration has."""
+    """The class that a tower of this configuration has.
+
+    Raises:
+      ValueError: transformers has no model for it.
+    """
     for known, model in spec_of(kind).classes:
         if type(config) is known:
             return model
-    return AutoModel
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(
+            f"transformers has no AutoModel for model_type {config.model_type!r}: an encoder of "
+            f"kind {kind!r} needs one"
+        )
+    return MODEL_MAPPING[type(config)]
 
 
 def build_tower(kind: str, config: PretrainedConfig, **options: Any) -> PreTrainedModel:
@@ -89,6 +108,10 @@ def build_tower(kind: str, config: PretrainedConfig, **options: Any) -> PreTrain
       options: of `from_config`, such as `dtype` and `attn_implementation`.
     """
     model = model_class_of(kind, config)
-    if model is AutoModel:
-        return AutoModel.from_config(config, **options)
-    return model._from_config(config, **options)
+    return model._from_config(config, **without_pooler(model), **options)
+
+
+def without_pooler(model: type[PreTrainedModel]) -> dict[str, bool]:
+    """The option by which a model leaves its pooling layer out, which no feature passes through."""
+    accepted = inspect.signature(model.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}

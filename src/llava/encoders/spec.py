@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +59,10 @@ class EncoderSpec:
       image_mean, image_std: of the pixels that the encoder expects, per channel of RGB in 0..1.
       image_size: side of a frame in pixels, where neither configuration nor model says.
       resize: "squash" or "crop" (short side, then the centre), as the published weights were fed.
+      has_norm: whether there is a last normalisation, so that `NORM` can be read.
       ignored: name prefixes of tensors in published files that belong to no part of the encoder.
+      published_tensors: path of a published file that is no folder -> its tensors by the names of
+        the model, whose configuration is then the default one; None where there is no such file.
     """
 
     classes: tuple[tuple[type[PretrainedConfig], type[PreTrainedModel]], ...]
@@ -76,7 +80,9 @@ class EncoderSpec:
     image_std: tuple[float, float, float] = CLIP_STD
     image_size: int = 224
     resize: str = "squash"
+    has_norm: bool = True
     ignored: tuple[str, ...] = ()
+    published_tensors: Callable[[str | Path], dict[str, torch.Tensor]] | None = None
 
     @property
     def config_class(self) -> type[PretrainedConfig]:
@@ -100,12 +106,15 @@ class EncoderSpec:
         return stated or self.image_size
 
     def check_layer(self, config: PretrainedConfig, layer: Layer) -> None:
-        """Raises ValueError unless `layer` is `NORM` or indexes a hidden state."""
+        """Raises ValueError unless `layer` is one that this encoder has."""
+        if layer == NORM and self.has_norm:
+            return
         states = self.depth(config) + 1
-        if layer != NORM and not (isinstance(layer, int) and -states <= layer < states):
+        if not isinstance(layer, int) or not -states <= layer < states:
+            norm = f"be {NORM!r} or " if self.has_norm else ""
             raise ValueError(
-                f"select_layer = {layer!r} must be {NORM!r} or index one of the {states} hidden "
-                "states of the encoder"
+                f"select_layer = {layer!r} must {norm}index one of the {states} hidden states of "
+                "the encoder"
             )
 
 
@@ -141,6 +150,20 @@ def square_grid(config: PretrainedConfig, image_size: int | None = None) -> tupl
     return grid_of(image_size or config.image_size, config.patch_size)
 
 
+def fixed_grid(config: PretrainedConfig, image_size: int | None = None) -> tuple[int, int]:
+    """As `square_grid`, of an encoder whose position embeddings fit one size of frames alone.
+
+    Raises:
+      ValueError: `image_size` is another.
+    """
+    if image_size not in (None, config.image_size):
+        raise ValueError(
+            f"image_size = {image_size} must be {config.image_size}: this encoder's position "
+            "embeddings fit no other"
+        )
+    return square_grid(config)
+
+
 def grid_of(size: int | tuple[int, int], patch: int | tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of patches in an image; what is left over is not read."""
     sizes = (size, size) if isinstance(size, int) else tuple(size)
@@ -155,17 +178,20 @@ def chunked(
     clip_features: ClipFeatures,
     chunk_of: Callable[[PretrainedConfig], int] = lambda config: 1,
     tubelet: int = 1,
+    lone_frames: bool = False,
 ) -> Callable[..., torch.Tensor]:
     """Features of any number of frames from features of a clip.
 
     Frames are cut into contiguous chunks that know nothing of each other. Where the last one is not
     full, its last frame is repeated, which looks like standing still and not like a cut to black,
-    and the time steps made of nothing else are left out of what is returned. One frame is an image.
+    and the time steps made of nothing else are left out of what is returned. So an image, which is
+    one frame, is a clip that stands still.
 
     Args:
       clip_features: (tower, frames [B, c, S, S, 3], layer) -> [B, c / tubelet, N, D].
       chunk_of: config -> c, unless the call says otherwise.
       tubelet: frames of a time step.
+      lone_frames: one frame is not repeated: the encoder has a way of its own to see an image.
 
     Returns:
       (tower, frames [V, n, S, S, 3], layer, chunk = None) -> [V, ceil(n / tubelet), N, D].
@@ -177,9 +203,11 @@ def chunked(
         chunk = chunk_of(tower.config) if chunk is None else chunk
         if chunk < 1 or chunk % tubelet:
             raise ValueError(f"chunk = {chunk} must be a positive multiple of tubelet = {tubelet}")
-        visuals, frames = frames_VnSS3.shape[:2]
-        if frames_VnSS3.ndim != 5 or min(visuals, frames) < 1:
+        if frames_VnSS3.ndim != 5 or frames_VnSS3.shape[1] < 1:
             raise ValueError(f"frames must be [V, n, S, S, 3], got {list(frames_VnSS3.shape)}")
+        visuals, frames = frames_VnSS3.shape[:2]
+        if lone_frames and frames == 1:
+            chunk = 1
         chunks = -(-frames // chunk)
         if gap := chunks * chunk - frames:
             last = frames_VnSS3[:, -1:].expand(-1, gap, -1, -1, -1)
@@ -223,6 +251,19 @@ def leaf_parameters(module: nn.Module, but: tuple[str, ...] = ()) -> Iterator[nn
     yield nn.ParameterList([p for name, p in module.named_parameters() if name not in but])
 
 
-def frame_options(config: Any) -> int:
+def clip_frames(config: Any) -> int:
     """`num_frames` of a configuration: the clip that a video encoder is made for."""
     return config.num_frames
+
+
+def require_clip(config: PretrainedConfig, frames: int, lone: bool = False) -> None:
+    """Refuses a clip that a video encoder has no time embedding for.
+
+    Raises:
+      ValueError: `frames` is not `config.num_frames`, nor 1 where a `lone` frame is allowed.
+    """
+    if frames != config.num_frames and not (lone and frames == 1):
+        raise ValueError(
+            f"chunk = {frames} must be num_frames = {config.num_frames} of the encoder's "
+            "configuration, which has as many time embeddings"
+        )

@@ -18,20 +18,33 @@ from torch import nn
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    VivitConfig,
+    VivitModel,
 )
 from transformers.configuration_utils import PretrainedConfig
 
 from .spec import (
     HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     NORM,
     EncoderSpec,
     Layer,
     blocks_before,
     channels_first,
     chunked,
+    clip_frames,
+    grid_of,
     leaf_parameters,
+    require_clip,
     run_blocks,
     square_grid,
     without_prefix,
@@ -113,7 +126,13 @@ def _any_size(embeddings: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 _ENCODER_LAYERS = ("encoder.layers", "vision_model.encoder.layers")
 _POST_LAYERNORM = ("post_layernorm", "vision_model.post_layernorm")
 _EMBEDDINGS = ("embeddings", "vision_model.embeddings")
-_TEXT_SIDE = ("text_model.", "text_projection", "visual_projection", "logit_scale", "logit_bias")
+BESIDE_VISION = (
+    *("text_model.", "text_projection", "visual_projection", "logit_scale", "logit_bias"),
+)
+"""Tensors of a CLIP or SigLIP that are no part of its vision tower."""
+
+HEADS = ("classifier.", "pooler.")
+"""Tensors behind the last hidden state of a classifier."""
 
 CLIP = EncoderSpec(
     classes=((CLIPVisionConfig, CLIPVisionModel),),
@@ -127,7 +146,7 @@ CLIP = EncoderSpec(
         )
     ),
     resize="crop",
-    ignored=_TEXT_SIDE,
+    ignored=BESIDE_VISION,
 )
 
 SIGLIP = EncoderSpec(
@@ -135,5 +154,97 @@ SIGLIP = EncoderSpec(
     **per_frame(Parts(blocks=_ENCODER_LAYERS, norm=_POST_LAYERNORM, embed=_any_size)),
     image_mean=HALF,
     image_std=HALF,
-    ignored=_TEXT_SIDE,
+    ignored=BESIDE_VISION,
+)
+
+
+def _siglip2_embed(embeddings: nn.Module, pixels_B3SS: torch.Tensor) -> torch.Tensor:
+    """SigLIP2's embedding, of patches that are flat (row, column, channel).
+
+    All frames have one grid here, so that its position table is resized once.
+    """
+    patch, side = embeddings.patch_size, embeddings.position_embedding_size
+    grid = grid_of(tuple(pixels_B3SS.shape[-2:]), patch)
+    cut = pixels_B3SS[..., : grid[0] * patch, : grid[1] * patch]
+    cut = cut.unflatten(-2, (grid[0], patch)).unflatten(-1, (grid[1], patch))
+    patches_BNK = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    table = embeddings.position_embedding.weight.reshape(side, side, -1)
+    places_1ND = embeddings.resize_positional_embeddings(
+        table, torch.tensor([grid]), max_length=grid[0] * grid[1]
+    )
+    return embeddings.patch_embedding(patches_BNK) + places_1ND
+
+
+def _siglip2_grid(config: PretrainedConfig, image_size: int | None = None) -> tuple[int, int]:
+    # Its configuration states a number of patches, and any grid of them is read.
+    return grid_of(image_size or SIGLIP2.image_size, config.patch_size)
+
+
+SIGLIP2 = EncoderSpec(
+    classes=((Siglip2VisionConfig, Siglip2VisionModel),),
+    **per_frame(
+        Parts(blocks=_ENCODER_LAYERS, norm=_POST_LAYERNORM, embed=_siglip2_embed),
+        _siglip2_grid,
+    ),
+    image_mean=HALF,
+    image_std=HALF,
+    image_size=256,
+    ignored=BESIDE_VISION,
+)
+
+DINOV2 = EncoderSpec(
+    classes=(
+        (Dinov2Config, Dinov2Model),
+        (Dinov2WithRegistersConfig, Dinov2WithRegistersModel),
+    ),
+    **per_frame(
+        Parts(
+            blocks=("encoder.layer", "layers"),
+            norm=("layernorm",),
+            unused=("mask_token",),
+            prefix=lambda config: 1 + getattr(config, "num_register_tokens", 0),
+        )
+    ),
+    image_mean=IMAGENET_MEAN,
+    image_std=IMAGENET_STD,
+)
+
+_VIVIT_PARTS = Parts(blocks=("layers", "encoder.layer"), norm=("layernorm",))
+_VIVIT_TUBELET = 2
+
+
+def _vivit_grid(config: PretrainedConfig, image_size: int | None = None) -> tuple[int, int]:
+    frames, rows, columns = config.tubelet_size
+    if frames != _VIVIT_TUBELET:
+        raise ValueError(f"tubelet_size = {config.tubelet_size} must have {_VIVIT_TUBELET} frames")
+    if image_size not in (None, config.image_size):
+        raise ValueError(
+            f"image_size = {image_size} must be {config.image_size}: this encoder's position "
+            "embeddings fit no other"
+        )
+    return grid_of(config.image_size, (rows, columns))
+
+
+def _vivit_features(tower: nn.Module, frames_BcSS3: torch.Tensor, layer: Layer) -> torch.Tensor:
+    frames = frames_BcSS3.shape[1]
+    rows, columns = _vivit_grid(tower.config, frames_BcSS3.shape[2])
+    require_clip(tower.config, frames)
+    tokens = _VIVIT_PARTS.clip_features(tower, channels_first(frames_BcSS3), layer)
+    steps = frames // _VIVIT_TUBELET
+    return without_prefix(tokens, (steps * rows, columns), 1).unflatten(1, (steps, rows * columns))
+
+
+VIVIT = EncoderSpec(
+    classes=((VivitConfig, VivitModel),),
+    features=chunked(_vivit_features, clip_frames, tubelet=_VIVIT_TUBELET),
+    used=_VIVIT_PARTS.used,
+    grid=_vivit_grid,
+    chunk_of=clip_frames,
+    native_frames=32,
+    chunk=32,
+    tubelet=_VIVIT_TUBELET,
+    select_layer=NORM,
+    image_mean=HALF,
+    image_std=HALF,
+    ignored=HEADS,
 )
