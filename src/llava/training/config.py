@@ -23,8 +23,8 @@ class ModelOptions:
 
     Attributes:
       encoder: folder of `codecvit export`: one encoder, which reads patches.
-      encoders: in its place, of several or of one that reads frames, "NAME=KIND:FOLDER" or
-        "NAME=KIND:FOLDER@FRAMES" each; see docs/llava.md.
+      encoders: in its place, of several or of one that reads frames, NAME=KIND:FOLDER@FRAMES each;
+        see docs/llava.md.
       resize: of their frames, "squash" or "crop"; None: as their kinds have it.
       language_model: folder or hub name of a Hugging Face causal LM, its tokenizer with it.
       attn_implementation: of encoder and language model: sdpa, eager, flash_attention_2 (an extra
