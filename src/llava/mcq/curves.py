@@ -27,6 +27,7 @@ from ...evaluators.intervals import bootstrap
 from ...files import write_atomic
 from ...sequence import NUM_SLOTS
 from .accuracy_plot import draw_accuracy
+from .look import Look, look_of
 from .merge import merge, read_results
 from .parse import Strategy, strategy_named
 from .questions import FORMATS, Question, read_questions
@@ -55,11 +56,14 @@ def main(argv: list[str]) -> int:
         options = mosaic_options(args)
         for budget in args.budgets:
             at_budget(options, budget)  # likewise
+        look = look_of(args.model)
+        if not look.patches:
+            raise ValueError(f"{args.model} reads frames alone: there are no codec patches to show")
         answerer, expected, patch = load_answerer(args)
         check_trained(options, expected)
         out, budgets = Path(args.out), sorted(set(args.budgets))
         benchmark = {"path": str(Path(args.benchmark).absolute()), "format": form}
-        cells = plan(questions, benchmark, answerer, strategy, options, patch, budgets, out)
+        cells = plan(questions, benchmark, answerer, strategy, options, patch, budgets, out, look)
         for cell in cells:
             folder, batch = out / cell.name, args.batch_size
             done = run_chunk(
@@ -129,6 +133,7 @@ def plan(
     patch: int | None,
     budgets: Sequence[int],
     out: Path,
+    look: Look | None = None,
 ) -> list[Cell]:
     """Decides what will be run, and writes it down.
 
@@ -141,6 +146,7 @@ def plan(
       patch: side of the encoder's patch.
       budgets: numbers of mosaics.
       out: folder of results.
+      look: what the model reads; None: patches alone.
 
     Raises:
       ResultsError: the folder holds another plan.
@@ -148,7 +154,8 @@ def plan(
     cells, told = [], {}
     for budget in budgets:
         for name, on_miss in INPUTS.items():
-            source = Sources(benchmark["path"], None, at_budget(options, budget), on_miss, patch)
+            packed, place = at_budget(options, budget), benchmark["path"]
+            source = Sources(place, None, packed, on_miss, patch, look=look)
             source.plan(questions)
             run = describe_run(questions, dict(benchmark), source, answerer, strategy)
             cells.append(Cell(f"{name}-{budget}", source, run))
