@@ -56,18 +56,19 @@ def test_levels_are_normalised_by_hand():
 
 
 def test_another_size_is_resized_as_pillow_does_it():
-    """Bicubic with antialiasing; levels stay in range, where the kernel overshoots."""
+    """Bicubic with antialiasing; Pillow rounds between its passes, so mild contrasts."""
     plain = dataclasses.replace(WANTED, image_mean=(0.0,) * 3, image_std=(1.0,) * 3)
-    picture = texture(3, 48, 48).copy()
-    picture[10:20, 10:20] = 255
-    picture[20:30, 10:20] = 0
-    shared = torch.from_numpy(picture)[None, None]
+    picture = texture(3, 48, 48) // 4 + 90
     for size in (32, 72):
+        wanted = np.asarray(Image.fromarray(picture).resize((size, size), 3), np.float32)
+        shared = torch.from_numpy(picture)[None, None]
         found = normalised(shared, dataclasses.replace(plain, image_size=size))
         assert found.shape == (1, 1, size, size, 3)
-        assert 0 <= found.min() <= found.max() <= 1
-        wanted = np.asarray(Image.fromarray(picture).resize((size, size), 3), np.float32)
-        assert np.abs(found[0, 0].numpy() * 255 - wanted).max() < 1.01
+        assert np.abs(found[0, 0].numpy() * 255 - wanted).max() < 1.5
+        # At hard edges the kernel leaves the range of levels; nothing of that gets through.
+        shared = torch.from_numpy((picture > 120).astype(np.uint8) * 255)[None, None]
+        found = normalised(shared, dataclasses.replace(plain, image_size=size))
+        assert (found.min(), found.max()) == (0, 1)
 
 
 def test_features_have_the_dtype_of_the_tower_and_the_chunk_that_is_asked_for():

@@ -64,30 +64,35 @@ def test_counts_divide_the_largest_or_are_refused():
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """A video of 40 frames, each of one grey level, 5 more than the one before."""
-    clip = np.repeat(np.arange(40, dtype=np.uint8) * 5 + 30, 32 * 48 * 3).reshape(40, 32, 48, 3)
+    """A video of 40 frames that show their number as six bars, black or white."""
+    bits = np.arange(40)[:, None] >> np.arange(6) & 1
+    rows = np.repeat(bits.astype(np.uint8) * 255, 8, axis=1)
+    clip = np.broadcast_to(rows[:, None, :, None], (40, 32, 48, 3))
     return write_video(tmp_path_factory.mktemp("videos") / "numbered.avi", clip)
 
 
 def shown(frames):
-    """Number of each frame of `numbered`, by its grey level."""
-    return np.rint((frames.pixels.mean((1, 2, 3)) - 30) / 5).astype(int).tolist()
+    """Number that each frame of `numbered` shows."""
+    size = frames.pixels.shape[1]
+    centres = ((np.arange(6) + 0.5) * size / 6).astype(int)
+    bits = frames.pixels[:, size // 2, centres, 1] > 128
+    return (bits @ (1 << np.arange(6))).tolist()
 
 
 def test_frames_are_the_ones_that_were_asked_for(numbered):
-    found = shared_frames(numbered, 8, 16)
-    assert found.pixels.shape == (8, 16, 16, 3)
+    found = shared_frames(numbered, 8, 24)
+    assert found.pixels.shape == (8, 24, 24, 3)
     assert shown(found) == frame_indices(40, 8).tolist()
     np.testing.assert_allclose(found.seconds, frame_indices(40, 8) / 25, atol=1e-6)
     # A short video repeats frames: as many come out as encoders expect.
-    short = shared_frames(numbered, 8, 16, start=0.4, end=0.52)
+    short = shared_frames(numbered, 8, 24, start=0.4, end=0.52)
     assert shown(short) == [10, 10, 10, 10, 11, 11, 11, 12]
     assert short.seconds.tolist() == [0.4] * 4 + [0.44] * 3 + [0.48]
 
 
 def test_strides_of_shared_frames_see_the_same_moments(numbered):
     """Every k-th of 32 frames is what 32/k frames out of the same span would be, to one frame."""
-    shared = shown(shared_frames(numbered, 32, 16))
+    shared = shown(shared_frames(numbered, 32, 24))
     assert shared[:: 32 // 16] == [shared[i] for i in range(0, 32, 2)]
     assert max(abs(a - b) for a, b in zip(shared[::2], shared[1::2], strict=True)) <= 2
 
@@ -101,9 +106,9 @@ def test_a_video_is_decoded_once_and_always_alike(numbered, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(frames_module, "decode_frames", counting)
-    first = shared_frames(numbered, 32, 16)
+    first = shared_frames(numbered, 32, 24)
     assert len(decoded) == 1
-    again = shared_frames(numbered, 32, 16)
+    again = shared_frames(numbered, 32, 24)
     assert np.array_equal(first.pixels, again.pixels)
     assert np.array_equal(first.seconds, again.seconds)
 
