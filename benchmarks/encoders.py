@@ -4,10 +4,10 @@
     python benchmarks/encoders.py --width 768 --layers 12 --size 224 --device cuda --dtype bfloat16
 
 The encoders are MERV's, freshly drawn at one size: DINOv2 with registers, SigLIP,
-LanguageBind-Video and ViViT, each with the number of frames that MERV gives it (16, 16, 16, 32). The video is made,
-unless --video names one. All measurements take turns, --repeats times after one round to warm up;
-the tables have medians, and ratios within a round. Projectors and fusion are not measured; fused
-tokens are MERV's 1,024 a video, whatever the number of encoders.
+LanguageBind-Video and ViViT, each with the number of frames that MERV gives it (16, 16, 16, 32).
+The video is made, unless --video names one. All measurements take turns, --repeats times after one
+round to warm up; the tables have medians, and ratios within a round. Projectors and fusion are not
+measured; fused tokens are MERV's 1,024 a video, whatever the number of encoders.
 """
 
 from __future__ import annotations
