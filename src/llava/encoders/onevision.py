@@ -1,6 +1,8 @@
-"""Our own exports: the one encoder that reads patches, at any places of a video.
+"""Our own exports: the one encoder that reads patches, at any places of a video; and as one that
+reads whole frames, like others.
 
-Shape suffixes: L patches of all visuals, V visuals, K = P*P*3 values of a patch, D width.
+Shape suffixes: L patches of all visuals, V visuals, K = P*P*3 values of a patch, D width, B clips,
+c frames of a clip, S side of a frame in pixels, P side of a patch, R rows and C columns of patches.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from ...convert.hf.modeling_onevision_encoder import (
     packed_layout,
     rotary_tables,
 )
-from .spec import NORM, EncoderSpec, Layer, blocks_before, square_grid
+from ...sequence import NUM_SLOTS
+from .spec import NORM, EncoderSpec, Layer, blocks_before, chunked, square_grid
 
 
 def _blocks(tower: OneVisionEncoderModel, layer: Layer) -> nn.ModuleList:
@@ -53,6 +56,29 @@ def _used(tower: OneVisionEncoderModel, layer: Layer) -> Iterator[nn.Module]:
         yield tower.layernorm_post
 
 
+def _frame_features(
+    tower: OneVisionEncoderModel, frames_BcSS3: torch.Tensor, layer: Layer
+) -> torch.Tensor:
+    """Each clip is a patch sequence of all its patches, its frames spread over the time axis."""
+    batch, frames, size = frames_BcSS3.shape[:3]
+    patch, device = tower.config.patch_size, frames_BcSS3.device
+    rows, columns = square_grid(tower.config, size)
+    kept = frames_BcSS3[:, :, : rows * patch, : columns * patch]
+    cells_BcRPCP3 = kept.reshape(batch, frames, rows, patch, columns, patch, 3)
+    pixels_LK = cells_BcRPCP3.transpose(3, 4).reshape(-1, 3 * patch**2)
+    t_c = slots(frames).to(device)
+    h_R, w_C = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    positions_L3 = torch.cartesian_prod(t_c, h_R, w_C).repeat(batch, 1)
+    lengths_B = torch.full((batch,), frames * rows * columns, device=device)
+    found_LD = _features(tower, pixels_LK, positions_L3, lengths_B, layer)
+    return found_LD.view(batch, frames, rows * columns, -1)
+
+
+def slots(frames: int) -> torch.Tensor:
+    """The t of each of some frames: i * 63 / (frames - 1), half to even; 0 of a single one."""
+    return (torch.arange(frames) * (NUM_SLOTS - 1) / max(frames - 1, 1)).round().long()
+
+
 ONEVISION = EncoderSpec(
     classes=((OneVisionEncoderConfig, OneVisionEncoderModel),),
     features=_features,
@@ -62,3 +88,11 @@ ONEVISION = EncoderSpec(
     native_frames=64,
     chunk=64,
 )
+
+ONEVISION_FRAMES = EncoderSpec(
+    classes=((OneVisionEncoderConfig, OneVisionEncoderModel),),
+    features=chunked(_frame_features),
+    used=_used,
+    grid=square_grid,
+)
+"""A frame by itself unless `chunk` says otherwise; `chunk` frames see each other."""

@@ -12,12 +12,13 @@ from transformers.modeling_utils import PreTrainedModel
 from .any_vision import ANY_VISION
 from .internvideo2 import INTERNVIDEO2
 from .languagebind import LANGUAGEBIND
-from .onevision import ONEVISION
+from .onevision import ONEVISION, ONEVISION_FRAMES
 from .spec import EncoderSpec
 from .vits import CLIP, DINOV2, SIGLIP, SIGLIP2, VIVIT
 
 KINDS: dict[str, EncoderSpec] = {
     "onevision_encoder": ONEVISION,
+    "onevision_frames": ONEVISION_FRAMES,
     "clip": CLIP,
     "siglip": SIGLIP,
     "siglip2": SIGLIP2,

@@ -15,6 +15,12 @@ _SIZES = {
 }
 _IMAGE = {"image_size": 32, "patch_size": 8}
 TINY = {
+    "onevision_frames": {
+        "model_type": "onevision_encoder",
+        **_SIZES,
+        **_IMAGE,
+        "num_attention_heads": 1,
+    },
     "clip": {"model_type": "clip_vision_model", **_SIZES, **_IMAGE},
     "siglip": {"model_type": "siglip_vision_model", **_SIZES, **_IMAGE},
     "siglip2": {"model_type": "siglip2_vision_model", **_SIZES, "patch_size": 8, "num_patches": 16},

@@ -13,7 +13,15 @@ from codecvit.llava.encoders.vits import part_of
 
 from .made import OURS, PREFIX, TINY, kind_of, noise, tiny_tower
 
-PER_FRAME = ("clip", "siglip", "siglip2", "dinov2", "dinov2 with registers", "hf")
+PER_FRAME = (
+    "onevision_frames",
+    "clip",
+    "siglip",
+    "siglip2",
+    "dinov2",
+    "dinov2 with registers",
+    "hf",
+)
 CLIPS = ("vivit", "languagebind_video", "internvideo2")
 
 
