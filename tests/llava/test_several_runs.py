@@ -44,15 +44,10 @@ from .made import (
 )
 from .mcq_made import write_clip, write_merv
 from .runs import metrics_of, tiny_config
-from .several import COUNT, SIZE, made_visual, make_several, sources, write_siglip
+from .several import COUNT, SIZE, made_visual, make_several
 
 RULE = FrameRule(COUNT, SIZE, "squash")
 PACKING = ["--num-frames", "16", "--num-images", "3", "--size", "64"]
-
-
-@pytest.fixture(scope="module")
-def encoders(encoder_dir, tmp_path_factory):
-    return sources(encoder_dir, write_siglip(tmp_path_factory.mktemp("parts") / "siglip"))
 
 
 @pytest.fixture(scope="module")
