@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from codecvit.trainers.checkpoint_reading import find_checkpoint
@@ -25,6 +26,7 @@ SEEN = {
 CONTROLS = ("zeroed", "permuted", "first-frame")  # of codecvit.llava.demo_model
 TASKS = ("motion", "digit")
 NEW = 4  # tokens of an answer: the longest option has one, and its end
+ASKING = ("--strategy", "letter", "--batch-size", 32, "--dtype", "float32", "--max-new-tokens", NEW)
 OPEN_STEPS, STEPS = 400, 300  # of the first and the second lesson
 TRAINING = {
     "config.optim.lr": 2e-3,
@@ -62,21 +64,9 @@ def main() -> int:
     started, out = time.monotonic(), args.out
     encoder = args.encoder or demo_encoder(args.demo, args.encoder_steps)
 
-    data, asked = out / "data", out / "questions"
-    clips = ("--train-clips", args.train_clips, "--test-clips", args.test_clips)
-    run("demo-data", "--out", data, *clips, "--seed", args.data_seed)
-    run("llava", "demo-questions", "--data", data, "--out", asked, "--variants", args.variants)
+    make_data(out, args.train_clips, args.test_clips, args.data_seed, args.variants)
+    asked = out / "questions"
     benchmark = asked / "benchmark"
-    videos = out / "videos.jsonl"
-    run("llava", "eval", "--benchmark", benchmark, "--list-videos", videos)
-    for name, options in SEEN.items():
-        seen = out / name.replace(" ", "_")
-        for lesson, images in (("train", "--out-images"), ("open", "--reuse")):
-            rows = ("--input", asked / f"{lesson}.json", "--root", data)
-            made = ("--out-jsonl", seen / f"{lesson}.jsonl", images, seen / "images")
-            run("llava", "data", *rows, *made, *options)
-        assets = ("--jsonl", videos, "--root", benchmark, "--out", seen / "assets")
-        run("llava", "assets", *assets, *options)
 
     results = []
     for seed in args.seeds:
@@ -94,17 +84,7 @@ def main() -> int:
             minutes = (time.monotonic() - begun) / 60
             model = work / "train" / "model"
             shown = ("--benchmark", benchmark, "--assets", seen / "assets")
-            asking = (
-                "--strategy",
-                "letter",
-                "--batch-size",
-                32,
-                "--dtype",
-                "float32",
-                "--max-new-tokens",
-                NEW,
-            )
-            run("llava", "eval", "--model", model, *shown, *asking, "--out", work / "eval")
+            run("llava", "eval", "--model", model, *shown, *ASKING, "--out", work / "eval")
             found[name] = accuracies(work / "eval") | {"minutes": round(minutes, 1)}
             if name == "video":
                 for control in CONTROLS:
@@ -120,6 +100,31 @@ def main() -> int:
     for failure in failures:
         print(f"NOT SHOWN: {failure}")
     return 1 if failures else 0
+
+
+def make_data(
+    out: Path,
+    train_clips: int,
+    test_clips: int,
+    seed: int,
+    variants: int = 3,
+    seen: Iterable[str] = tuple(SEEN),
+) -> None:
+    """Clips, questions about them, and mosaics of what each of `seen` is shown."""
+    data, asked = out / "data", out / "questions"
+    clips = ("--train-clips", train_clips, "--test-clips", test_clips)
+    run("demo-data", "--out", data, *clips, "--seed", seed)
+    run("llava", "demo-questions", "--data", data, "--out", asked, "--variants", variants)
+    benchmark, videos = asked / "benchmark", out / "videos.jsonl"
+    run("llava", "eval", "--benchmark", benchmark, "--list-videos", videos)
+    for name in seen:
+        place, options = out / name.replace(" ", "_"), SEEN[name]
+        for lesson, images in (("train", "--out-images"), ("open", "--reuse")):
+            rows = ("--input", asked / f"{lesson}.json", "--root", data)
+            made = ("--out-jsonl", place / f"{lesson}.jsonl", images, place / "images")
+            run("llava", "data", *rows, *made, *options)
+        assets = ("--jsonl", videos, "--root", benchmark, "--out", place / "assets")
+        run("llava", "assets", *assets, *options)
 
 
 def demo_encoder(demo: Path, steps: int) -> Path:
@@ -142,7 +147,9 @@ def demo_encoder(demo: Path, steps: int) -> Path:
     return folder
 
 
-def make_start(folder: Path, encoder: Path, rows: Path, seed: int) -> None:
+def make_start(
+    folder: Path, encoder: Path | list[str], rows: Path, seed: int, **options: object
+) -> None:
     """The model before training, see `codecvit.llava.demo_model`."""
     from codecvit.llava import demo_model
 
@@ -151,23 +158,28 @@ def make_start(folder: Path, encoder: Path, rows: Path, seed: int) -> None:
         for row in json.loads(rows.read_text())[:2000]
         for turn in row["conversations"]
     ]
-    demo_model.make_start(folder, encoder, texts, seed)
+    demo_model.make_start(folder, encoder, texts, seed, **options)
 
 
-def train(start: Path, rows: Path, workdir: Path, batch: int, steps: int, seed: int) -> None:
+def train(
+    start: Path, rows: Path, workdir: Path, batch: int, steps: int, seed: int, root: Path | str = ""
+) -> None:
     """`codecvit llava train`: projector and language model, from a model or an earlier run."""
-    settings = f"stage=sft,init={start},data={rows},batch={batch},micro={batch}"
+    settings = f"stage=sft,init={start},data={rows},root={root},batch={batch},micro={batch}"
     settings += f",steps={steps},seed={seed}"
     fields = [f"--{name}={value}" for name, value in TRAINING.items()]
     config = f"--config=src/configs/llava.py:{settings}"
     run("llava", "train", config, f"--workdir={workdir}", *fields)
 
 
-def ask_controlled(model: Path, benchmark: Path, assets: Path, control: str, out: Path) -> None:
+def ask_controlled(
+    model: Path, benchmark: Path, assets: Path | None, control: str, out: Path
+) -> None:
     """`codecvit llava eval` of a model that is denied part of what it is shown."""
     from codecvit.codec.llava.options import MosaicOptions
     from codecvit.llava.demo_model import ControlledAnswerer
     from codecvit.llava.mcq.answer import ModelAnswerer
+    from codecvit.llava.mcq.look import look_of
     from codecvit.llava.mcq.merge import merge
     from codecvit.llava.mcq.parse import strategy_named
     from codecvit.llava.mcq.questions import read_questions
@@ -178,7 +190,8 @@ def ask_controlled(model: Path, benchmark: Path, assets: Path, control: str, out
     questions, form = read_questions(benchmark)
     answerer = ModelAnswerer.load(model, device="cpu", dtype="float32", max_new_tokens=NEW)
     answerer = ControlledAnswerer(answerer, control)
-    sources = Sources(str(benchmark), str(assets), MosaicOptions(), patch=answerer.patch)
+    look, given = look_of(model), None if assets is None else str(assets)
+    sources = Sources(str(benchmark), given, MosaicOptions(), patch=answerer.patch, look=look)
     sources.plan(questions)
     strategy = strategy_named("letter")
     about = {"path": str(benchmark.absolute()), "format": form}

@@ -7,6 +7,7 @@ Nothing here is meant for models that anybody would use.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from .visuals import Visual
 
 TEMPLATE = "chatml"
 CONTROLS = ("zeroed", "permuted", "first-frame")
+_WITHOUT = "without-"
 
 _CODE_SCALE = 3.0  # standard deviation that the position code adds to features, at the start
 _HEAD = 32  # width of an attention head
@@ -67,6 +69,7 @@ def make_start(
     width: int = 64,
     layers: int = 3,
     select_layer: int = -2,
+    pool: tuple[int, int, int] = _POOL,
 ) -> LlavaForConditionalGeneration:
     """Writes the model that a run starts from, with its tokenizer.
 
@@ -86,6 +89,7 @@ def make_start(
       width: of the language model, a multiple of 32.
       layers: of the language model.
       select_layer: which hidden state of the one encoder is read.
+      pool: cells (t, h, w); the default has one for every patch.
 
     Raises:
       ValueError: the encoder's folder is no export, or a size does not fit.
@@ -108,7 +112,7 @@ def make_start(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    fields = {"projector": "3dconv+mlp2x_gelu", "pool": _POOL, "position_embedding": "sincos"}
+    fields = {"projector": "3dconv+mlp2x_gelu", "pool": pool, "position_embedding": "sincos"}
     if isinstance(encoder, str | Path):
         fields |= {"pool_empty": "drop", "vision_select_layer": select_layer}
         model = LlavaForConditionalGeneration.from_parts(encoder, language, **fields)
@@ -134,7 +138,8 @@ class ControlledAnswerer(ModelAnswerer):
     Args:
       answerer: the model; from here on only this one is to be used.
       control: "zeroed": every visual token is zero; "permuted": the times of a clip are exchanged
-        among each other; "first-frame": the patches at t = 0 alone.
+        among each other; "first-frame": the patches at t = 0 alone; "without-NAME": that one of
+        several encoders is absent.
       seed: of the permutations, which follow from it and the positions of a clip alone.
 
     Raises:
@@ -142,12 +147,17 @@ class ControlledAnswerer(ModelAnswerer):
     """
 
     def __init__(self, answerer: ModelAnswerer, control: str, seed: int = 0) -> None:
-        if control not in CONTROLS:
-            raise ValueError(f"control = {control!r} must be one of {', '.join(CONTROLS)}")
+        names = answerer.config.encoder_names
+        known = (*CONTROLS, *(f"{_WITHOUT}{name}" for name in names))
+        if control not in known:
+            raise ValueError(f"control = {control!r} must be one of {', '.join(known)}")
         self.__dict__.update(answerer.__dict__)
         self._control, self._seed = control, seed
         if control == "zeroed":
             self._model.projector.register_forward_hook(_zeros)
+        if control.startswith(_WITHOUT):
+            absent = names.index(control.removeprefix(_WITHOUT))
+            self._model.projector.register_forward_pre_hook(functools.partial(_mask, absent))
 
     def describe(self) -> dict[str, Any]:
         """As that of the model, and what it was denied."""
@@ -162,7 +172,7 @@ class ControlledAnswerer(ModelAnswerer):
         return super().loglik(self._changed(asked))
 
     def _changed(self, asked: Sequence[Asked]) -> Sequence[Asked]:
-        if self._control == "zeroed":
+        if self._control == "zeroed" or self._control.startswith(_WITHOUT):
             return asked
         change = first_frame if self._control == "first-frame" else self._permute
         return [dataclasses.replace(item, visual=change(item.visual)) for item in asked]
@@ -226,3 +236,12 @@ def _zeros(module: nn.Module, inputs: Any, output: Any) -> Any:
     if isinstance(output, tuple):  # of several encoders: tokens, their counts, weights
         return (torch.zeros_like(output[0]), *output[1:])
     return torch.zeros_like(output)
+
+
+def _mask(absent: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, torch.Tensor]:
+    """The projector's arguments with column `absent` of the mask false."""
+    seen = inputs[0]
+    visuals = len(next(iter(seen.values())).lengths)
+    mask_VE = torch.ones(visuals, len(seen), dtype=torch.bool)
+    mask_VE[:, absent] = False
+    return seen, mask_VE
