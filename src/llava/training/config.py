@@ -27,7 +27,7 @@ class ModelOptions:
       attn_implementation: of encoder and language model: sdpa, eager, flash_attention_2 (an extra
         package), flex_attention.
       projector, pool, pool_level, pool_empty, pool_first, position_embedding,
-        vision_select_layer, timestamps: as in `LlavaConfig`.
+        vision_select_layer, timestamps, splice: as in `LlavaConfig`.
       image_size, max_pixels: likewise; with `init` they may change too.
       template: of conversations; None keeps that of `init`, except that "plain", which captions
         have in the projector stage, gives way to the language model's own.
@@ -44,6 +44,7 @@ class ModelOptions:
     position_embedding: str | None = None
     vision_select_layer: int | None = None
     timestamps: bool | None = None
+    splice: str | None = None
     image_size: int | None = None
     max_pixels: int | None = None
     template: str | None = None
