@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .config import VISUAL_TOKEN, LlavaConfig
     from .modeling import LlavaForConditionalGeneration
     from .pooling import num_visual_tokens, visual_token_groups
+    from .published import available_model_names, available_models, get_model_description
+    from .quick import load_vid
     from .templates import TEMPLATES, Template, template_for
 
 _LAZY = {
@@ -20,6 +22,10 @@ _LAZY = {
     "LlavaForConditionalGeneration": "modeling",
     "TEMPLATES": "templates",
     "Template": "templates",
+    "available_model_names": "published",
+    "available_models": "published",
+    "get_model_description": "published",
+    "load_vid": "quick",
     "num_visual_tokens": "pooling",
     "template_for": "templates",
     "visual_token_groups": "pooling",
@@ -31,6 +37,10 @@ __all__ = [
     "LlavaConfig",
     "LlavaForConditionalGeneration",
     "Template",
+    "available_model_names",
+    "available_models",
+    "get_model_description",
+    "load_vid",
     "num_visual_tokens",
     "template_for",
     "visual_token_groups",

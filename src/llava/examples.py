@@ -135,6 +135,25 @@ def prompt_example(
     return _assemble(_render(turns, config), visuals, tokenizer, config, max_length, False)
 
 
+def text_example(
+    text: str,
+    visuals: Sequence[Visual],
+    tokenizer: PreTrainedTokenizerBase,
+    config: LlavaConfig,
+    max_length: int,
+) -> Example:
+    """A prompt that is in the model's template already.
+
+    Args:
+      text: with its template's special tokens, tokenised in one piece, placeholders apart.
+      visuals, tokenizer, config, max_length: as for `make_example`.
+
+    Raises:
+      ExampleError: as `make_example`.
+    """
+    return _assemble([Piece(text, False)], visuals, tokenizer, config, max_length, False)
+
+
 def timestamp_text(start: float, end: float) -> str:
     """The times of a group as the language model reads them, for example `<0.5-2.0 seconds>`.
 
