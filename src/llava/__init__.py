@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import VISUAL_TOKEN, LlavaConfig
     from .modeling import LlavaForConditionalGeneration
-    from .pooling import num_visual_tokens, visual_token_groups
     from .published import available_model_names, available_models, get_model_description
     from .quick import load_vid
     from .templates import TEMPLATES, Template, template_for
+    from .token_counts import num_visual_tokens, visual_token_groups
 
 _LAZY = {
     "VISUAL_TOKEN": "config",
@@ -26,9 +26,9 @@ _LAZY = {
     "available_models": "published",
     "get_model_description": "published",
     "load_vid": "quick",
-    "num_visual_tokens": "pooling",
+    "num_visual_tokens": "token_counts",
     "template_for": "templates",
-    "visual_token_groups": "pooling",
+    "visual_token_groups": "token_counts",
 }
 
 __all__ = [

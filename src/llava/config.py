@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
 from ..convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
+from .encoders.entry import EncoderEntry
+from .encoders.frames import shared_count
+from .fusion import FUSIONS, TOKENS
 from .templates import TEMPLATES
 from .vision import vision_config_of
-from .visuals import ImageRule
+from .visuals import FrameRule, ImageRule
+
+FUSION_QUERY = 3072
+"""Width of MERV's learned query."""
 
 VISUAL_TOKEN = -200
 """The id that stands in `input_ids` where a visual token goes, as in LLaVA; no tokenizer has it."""
@@ -26,7 +33,8 @@ class LlavaConfig(PretrainedConfig):
     """Everything that a checkpoint must say about itself; nothing is passed again at inference.
 
     Args:
-      vision_config: of the encoder, as a configuration or a dict with its `model_type`.
+      vision_config: of the one encoder that reads patches, as a configuration or a dict with its
+        `model_type`. Either this or `encoders`.
       text_config: of any causal language model of transformers, likewise.
       projector: "linear", "mlp{k}x_gelu" (k linear layers), either of them behind "3davg+",
         "3dconv+" or "attentive+", or "merger" (2 x 2 neighbours become one token).
@@ -49,6 +57,11 @@ class LlavaConfig(PretrainedConfig):
       assets_hash: of the options by which the mosaics were made that it was trained on, or None;
         evaluation refuses others.
       image_mean, image_std: of the pixels that the encoder expects, per channel of RGB in 0..1.
+      encoders: of a model of several encoders, or of one that reads frames: an `EncoderEntry` each,
+        or its fields. At most one reads patches. Each has its own layer, mean and deviation.
+      fusion: how their tokens become one visual's, see `fusion.Fusion`.
+      fusion_bias: "score" and "mha_compat" get a learned number per encoder besides.
+      fusion_query: width of the query of "mha_compat".
 
     Raises:
       ValueError: a field has a value that no checkpoint can have; the message names it.
@@ -77,14 +90,22 @@ class LlavaConfig(PretrainedConfig):
         assets_hash: str | None = None,
         image_mean: tuple[float, float, float] = CLIP_MEAN,
         image_std: tuple[float, float, float] = CLIP_STD,
+        encoders: Sequence[Mapping[str, Any] | EncoderEntry] = (),
+        fusion: str = "score",
+        fusion_bias: bool = False,
+        fusion_query: int = FUSION_QUERY,
         **kwargs: Any,
     ) -> None:
-        if vision_config is None or text_config is None:
+        if (vision_config is None) == (not encoders) or text_config is None:
             raise ValueError(
                 "LlavaConfig needs vision_config and text_config: give configurations, or dicts "
-                "with a model_type"
+                "with a model_type; or encoders in place of vision_config, not both"
             )
-        self.vision_config = vision_config_of(vision_config)
+        self.vision_config = None if vision_config is None else vision_config_of(vision_config)
+        self.encoders = [EncoderEntry.of(entry) for entry in encoders]
+        self.fusion = fusion
+        self.fusion_bias = fusion_bias
+        self.fusion_query = fusion_query
         self.text_config = _text_config(text_config)
         self.projector = projector
         self.pool = [*pool]
@@ -112,9 +133,65 @@ class LlavaConfig(PretrainedConfig):
         return self.projector.startswith(POOLING) or self.pool_level > 0
 
     @property
+    def attends(self) -> bool:
+        """Whether learned queries look at the patches of a time cell."""
+        return self.projector.startswith("attentive")
+
+    @property
     def image_rule(self) -> ImageRule:
         """How large images are read, in training and afterwards."""
         return ImageRule(self.image_size, self.max_pixels)
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side in pixels of the patches that are read; None where no encoder reads patches."""
+        if self.vision_config is not None:
+            return self.vision_config.patch_size
+        entry = self.patch_encoder
+        return None if entry is None else entry.config.patch_size
+
+    @property
+    def patch_encoder(self) -> EncoderEntry | None:
+        """Of `encoders` the one that reads patches, if there is one."""
+        return next((entry for entry in self.encoders if entry.reads_patches), None)
+
+    @property
+    def frame_rule(self) -> FrameRule | None:
+        """The frames that are decoded, once for all of `encoders`; None where none reads frames."""
+        entries = [entry for entry in self.encoders if not entry.reads_patches]
+        if not entries:
+            return None
+        count = shared_count([entry.frames for entry in entries])
+        return FrameRule(count, max(entry.image_size for entry in entries), entries[0].resize)
+
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """Names of `encoders`, in the order in which their tokens stand and weights are told."""
+        entries = self.encoders
+        if self.fusion == "dual_stream":
+            # Frames one by one before clips and patches; the list's order decides nothing.
+            entries = sorted(entries, key=lambda e: (e.reads_patches or e.clip > 1, e.name))
+        return tuple(entry.name for entry in entries)
+
+    @property
+    def equal_tokens(self) -> bool:
+        """Whether all encoders have to make equally many tokens of a visual."""
+        return len(self.encoders) > 1 and self.fusion not in TOKENS
+
+    def entry(self, name: str) -> EncoderEntry:
+        """Of `encoders` the one of this name."""
+        return next(entry for entry in self.encoders if entry.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; a model of the one encoder of `vision_config` says nothing of several."""
+        out = super().to_dict()
+        mine = ("encoders", "fusion", "fusion_bias", "fusion_query")
+        others = ("vision_config", "vision_select_layer", "image_mean", "image_std")
+        for name in others if self.encoders else mine:
+            out.pop(name, None)
+        if self.encoders:
+            out["encoders"] = [entry.to_dict() for entry in self.encoders]
+        return out
 
     def _check(self) -> None:
         if not PROJECTOR.fullmatch(self.projector):
@@ -131,7 +208,9 @@ class LlavaConfig(PretrainedConfig):
                 f"pool_level = {self.pool_level} has no effect on the projector "
                 f"{self.projector!r}: set it to 0"
             )
-        self.image_rule.grid(1, 1, self.vision_config.patch_size)  # raises
+        self._check_encoders()
+        if self.patch_size is not None:
+            self.image_rule.grid(1, 1, self.patch_size)  # raises
         choices = {
             "pool_empty": ("carry", "drop", "learned"),
             "position_embedding": ("none", "sincos"),
@@ -146,12 +225,69 @@ class LlavaConfig(PretrainedConfig):
                 "timestamps = True needs splice = 'placeholder': times are text between the tokens "
                 "of a visual, which after_bos puts before all text"
             )
+        if self.vision_config is None:
+            return
         states = self.vision_config.num_hidden_layers + 1
         if not -states <= self.vision_select_layer < states:
             raise ValueError(
                 f"vision_select_layer = {self.vision_select_layer} must index one of the {states} "
                 "hidden states of the encoder"
             )
+
+    def _check_encoders(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion = {self.fusion!r} must be one of {', '.join(FUSIONS)}")
+        if self.fusion_bias and (self.fusion not in ("score", "mha_compat")):
+            raise ValueError(f"fusion_bias has no effect on fusion = {self.fusion!r}: leave it out")
+        if self.fusion_query != FUSION_QUERY and self.fusion != "mha_compat":
+            raise ValueError(
+                f"fusion_query has no effect on fusion = {self.fusion!r}: leave it out"
+            )
+        if not self.encoders:
+            return
+        names = [entry.name for entry in self.encoders]
+        if len(set(names)) < len(names):
+            raise ValueError(f"encoders have the names {names}: each needs one of its own")
+        own = {"vision_select_layer": -2, "image_mean": [*CLIP_MEAN], "image_std": [*CLIP_STD]}
+        for name, default in own.items():
+            if getattr(self, name) != default:
+                raise ValueError(f"{name} has no effect beside encoders: give it to each of them")
+        reading = [entry.name for entry in self.encoders if entry.reads_patches]
+        if len(reading) > 1:
+            raise ValueError(f"encoders {reading} read patches: only one of them may")
+        resizes = {entry.resize for entry in self.encoders if not entry.reads_patches}
+        if len(resizes) > 1:
+            raise ValueError(
+                f"encoders want resize = {sorted(resizes)}, but see the same frames: give all one"
+            )
+        _ = self.frame_rule  # raises where counts don't divide each other
+        if not reading:
+            self._check_frames_only()
+        if self.equal_tokens:
+            self._check_equal_tokens()
+        elif len(names) > 1 and self.timestamps:
+            raise ValueError(
+                f"timestamps has no effect on fusion = {self.fusion!r}, whose tokens are not in "
+                "the order of time: set it to false"
+            )
+
+    def _check_frames_only(self) -> None:
+        for name, default in (("timestamps", False), ("image_size", 0)):
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} has no effect where no encoder reads patches: leave it out"
+                )
+
+    def _check_equal_tokens(self) -> None:
+        told = f"fusion = {self.fusion!r} needs equal numbers of tokens of all encoders: "
+        if not self.projector.startswith(POOLING):
+            raise ValueError(
+                f"{told}projector = {self.projector!r} must pool, as 3davg+linear does"
+            )
+        if self.pool_level:
+            raise ValueError(f"{told}set pool, not pool_level = {self.pool_level}")
+        if self.pool_empty == "drop":
+            raise ValueError(f"{told}pool_empty = 'drop' leaves cells out, take carry or learned")
 
 
 def _text_config(config: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:

@@ -22,9 +22,9 @@ from .assets import AssetMismatch, mosaic_visual
 from .examples import IGNORED, Example, ExampleError, collate, make_example
 from .failures import Failure
 from .mixture import Mixture
-from .pooling import num_visual_tokens
 from .row_visuals import KINDS, Reading, pack_of, read_row
 from .sampler import LengthGroupedBatches
+from .token_counts import num_visual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

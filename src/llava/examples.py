@@ -18,8 +18,8 @@ import torch
 
 from ..codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN, RowError, conversation
 from .config import VISUAL_TOKEN
-from .pooling import visual_token_groups
 from .templates import ROLES, TEMPLATES, Piece
+from .token_counts import visual_token_groups
 from .visuals import Visual
 
 if TYPE_CHECKING:

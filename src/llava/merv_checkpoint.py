@@ -209,8 +209,8 @@ def read_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
         raise ValueError(f"{path}: model has too much: {', '.join(sorted(extra))}")
     if absent := {"projectors", "llm_backbone"} - model.keys():
         raise ValueError(
-            f"{path}: model lacks {', '.join(sorted(absent))}: of a stage that trains the projectors "
-            "alone there is no model to import"
+            f"{path}: model lacks {', '.join(sorted(absent))}: a stage that trains "
+            "projectors alone leaves no model to import"
         )
     return {part: dict(model.get(part, {})) for part in parts}
 

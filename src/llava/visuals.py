@@ -1,4 +1,4 @@
-"""What one `<image>` or `<video>` shows, as patches with their places: images, mosaics, videos.
+"""What one `<image>` or `<video>` shows, as patches with their places, as frames, or both.
 
 A video is the same, byte for byte, whether its mosaics were stored or are made on the fly: both
 come from `codec.llava.choice`, and where options say JPEG, pixels went through JPEG. Torch is not
@@ -23,6 +23,7 @@ from ..codec.llava.mosaic import lay_out, mosaic_cells
 from ..codec.llava.options import MosaicOptions
 from ..codec.llava.span import Span
 from ..files import PathOrUrl, local_copy, open_read
+from .encoders.frames import Frames, image_frames, picture_frames, shared_frames
 from .patch_resize import resize_patches
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Visual:
         since the first frame of the video, from the time stamps that the file states; None where
         they are not known (published packs) or do not exist (images).
       grid: (rows, columns) of patches in a frame.
+      frames: for encoders that read frames. Only with them may there be no patches; such a visual
+        is one group, its grid (0, 0): see `frames_visual`.
 
     Raises:
       ValueError: arrays do not fit each other.
@@ -51,25 +54,26 @@ class Visual:
     groups: np.ndarray
     seconds: np.ndarray | None
     grid: tuple[int, int]
+    frames: Frames | None = None
 
     def __post_init__(self) -> None:
         length, (rows, columns) = len(self.patches), self.grid
         side = self.patches.shape[1] if self.patches.ndim == 4 else 0
         if (
-            length == 0
+            (length == 0 and self.frames is None)
             or self.patches.dtype != np.uint8
             or self.patches.shape[1:] != (side, side, 3)
         ):
             raise ValueError(
-                f"patches must be uint8 [L, P, P, 3] with L > 0, got {self.patches.dtype} "
-                f"{list(self.patches.shape)}"
+                "patches must be uint8 [L, P, P, 3] with L > 0, or frames besides, got "
+                f"{self.patches.dtype} {list(self.patches.shape)}"
             )
         if self.positions.dtype != np.int32 or self.positions.shape != (length, 3):
             raise ValueError(
                 f"positions must be int32 [{length}, 3] to match patches, got "
                 f"{self.positions.dtype} {list(self.positions.shape)}"
             )
-        if self.positions.min() < 0 or (self.positions[:, 1:] >= (rows, columns)).any():
+        if (self.positions < 0).any() or (self.positions[:, 1:] >= (rows, columns)).any():
             raise ValueError(f"positions lie outside of the grid of {rows} x {columns} patches")
         steps = np.diff(self.groups, prepend=0)
         if self.groups.shape != (length,) or ((steps != 0) & (steps != 1)).any():
@@ -86,7 +90,7 @@ class Visual:
     @property
     def num_groups(self) -> int:
         """G."""
-        return int(self.groups[-1]) + 1
+        return int(self.groups[-1]) + 1 if len(self.groups) else 1
 
     @property
     def patch(self) -> int:
@@ -96,6 +100,47 @@ class Visual:
     def flat(self) -> np.ndarray:
         """The patches as the model takes them: uint8 [L, P*P*3], flat (row, column, channel)."""
         return self.patches.reshape(len(self), -1)
+
+
+def frames_visual(frames: Frames) -> Visual:
+    """A visual of frames alone."""
+    return Visual(
+        np.zeros((0, 1, 1, 3), np.uint8),
+        np.zeros((0, 3), np.int32),
+        np.zeros(0, np.int32),
+        None,
+        (0, 0),
+        frames,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRule:
+    """Which frames encoders share; one rule for training and inference.
+
+    Attributes:
+      count: frames of a video; an image is one.
+      size: their side in pixels.
+      resize: "squash" or "crop", how they become square.
+    """
+
+    count: int
+    size: int
+    resize: str
+
+    def video(self, path: PathOrUrl, span: Span | None = None) -> Frames:
+        """Of a video, or the part of it that is shown; raises as `shared_frames`."""
+        with local_copy(path) as local:
+            start, end = (span or Span()).seconds(local)
+            return shared_frames(local, self.count, self.size, self.resize, start, end)
+
+    def image(self, path: PathOrUrl) -> Frames:
+        """Of an image file; raises as `image_visual`."""
+        return image_frames(path, self.size, self.resize)
+
+    def picture(self, image: Image.Image) -> Frames:
+        """Of an image in memory, RGB and upright."""
+        return picture_frames(image, self.size, self.resize)
 
 
 @dataclasses.dataclass(frozen=True)
