@@ -31,7 +31,7 @@ from .modeling import LlavaForConditionalGeneration
 from .prompts import Prompt, PromptBuilder
 from .published import find_model
 from .templates import PLACEHOLDER, TEMPLATES
-from .visuals import Visual, image_visual, video_visual
+from .visuals import Visual, frames_visual, image_visual, video_visual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,7 +108,9 @@ class VidLM:
     @property
     def num_frames(self) -> list[int]:
         """Frames that each encoder sees of a video, as `generate` takes them."""
-        return [self.mosaics.num_frames]
+        return [entry.frames or self.mosaics.num_frames for entry in self.config.encoders] or [
+            self.mosaics.num_frames
+        ]
 
     def to(self, *args: Any, **kwargs: Any) -> VidLM:
         """Moves the model, as `torch.nn.Module.to`; returns this object."""
@@ -198,25 +200,38 @@ class VidLM:
         return self.tokenizer.decode(ids_BS[0], skip_special_tokens=True).strip()
 
     def _look(self, path: str, num_frames: Sequence[int] | None, span: Span) -> Visual:
-        patch = self.config.vision_config.patch_size
+        config, frames = self.config, None
+        options = self._mosaics(self.num_frames if num_frames is None else num_frames)
+        if (rule := config.frame_rule) is not None:
+            frames = rule.image(path) if _is_image(path) else rule.video(path, span)
+        if config.patch_size is None:
+            assert frames is not None, "some encoder reads something"
+            return frames_visual(frames)
         if _is_image(path):
-            return image_visual(path, self.config.image_rule, patch)
-        options = self._mosaics(num_frames)
-        expected = self.config.assets_hash
-        if expected is not None and options.hash != expected:
-            raise ValueError(
-                f"the model was trained on patches chosen by the options {expected}, and load_vid("
-                f"mosaics=...) with num_frames make {options.hash}: say what config.data.mosaics "
-                "of the training said"
-            )
-        return video_visual(path, options, patch, span)
+            visual = image_visual(path, config.image_rule, config.patch_size)
+        else:
+            if config.assets_hash not in (None, options.hash):
+                raise ValueError(
+                    "the model was trained on patches chosen by the options "
+                    f"{config.assets_hash}, and load_vid(mosaics=...) with num_frames make "
+                    f"{options.hash}: say what config.data.mosaics of the training said"
+                )
+            visual = video_visual(path, options, config.patch_size, span)
+        return dataclasses.replace(visual, frames=frames)
 
-    def _mosaics(self, num_frames: Sequence[int] | None) -> MosaicOptions:
-        if num_frames is None:
-            return self.mosaics
-        if len(num_frames) != 1:
-            raise ValueError(f"num_frames = {list(num_frames)} must be one number: one encoder")
-        return dataclasses.replace(self.mosaics, num_frames=num_frames[0])
+    def _mosaics(self, num_frames: Sequence[int]) -> MosaicOptions:
+        """How videos are packed, with the number of frames for the encoder that reads patches."""
+        entries = self.config.encoders
+        known = [entry.frames for entry in entries] or [0]  # 0: it reads patches
+        fits = len(num_frames) == len(known)
+        if not fits or any(n != k for n, k in zip(num_frames, known, strict=True) if k):
+            names = ", ".join(entry.name for entry in entries) or "its one encoder"
+            raise ValueError(
+                f"num_frames = {list(num_frames)} does not fit the model, which has "
+                f"{self.num_frames} (of {names}); another number is for an encoder of patches"
+            )
+        given = [n for n, k in zip(num_frames, known, strict=True) if not k]
+        return dataclasses.replace(self.mosaics, num_frames=given[0]) if given else self.mosaics
 
 
 def _is_image(path: str | os.PathLike[str]) -> bool:
