@@ -10,15 +10,13 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
 from ..convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
+from .encoder_checks import FUSION_QUERY, check_encoders
 from .encoders.entry import EncoderEntry
 from .encoders.frames import shared_count
-from .fusion import FUSIONS, TOKENS
+from .fusion import TOKENS
 from .templates import TEMPLATES
 from .vision import vision_config_of
 from .visuals import FrameRule, ImageRule
-
-FUSION_QUERY = 3072
-"""Width of MERV's learned query."""
 
 VISUAL_TOKEN = -200
 """The id that stands in `input_ids` where a visual token goes, as in LLaVA; no tokenizer has it."""
@@ -130,7 +128,12 @@ class LlavaConfig(PretrainedConfig):
     @property
     def pools(self) -> bool:
         """Whether visuals are brought to cells; "merger" is apart."""
-        return self.projector.startswith(POOLING) or self.pool_level > 0
+        return self.always_pools or self.pool_level > 0
+
+    @property
+    def always_pools(self) -> bool:
+        """Whether the projector brings a visual to the cells of `pool` by itself."""
+        return self.projector.startswith(POOLING)
 
     @property
     def attends(self) -> bool:
@@ -178,6 +181,11 @@ class LlavaConfig(PretrainedConfig):
         """Whether all encoders have to make equally many tokens of a visual."""
         return len(self.encoders) > 1 and self.fusion not in TOKENS
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether a visual's tokens are those of one encoder after another."""
+        return len(self.encoders) > 1 and self.fusion in TOKENS
+
     def entry(self, name: str) -> EncoderEntry:
         """Of `encoders` the one of this name."""
         return next(entry for entry in self.encoders if entry.name == name)
@@ -208,7 +216,7 @@ class LlavaConfig(PretrainedConfig):
                 f"pool_level = {self.pool_level} has no effect on the projector "
                 f"{self.projector!r}: set it to 0"
             )
-        self._check_encoders()
+        check_encoders(self)
         if self.patch_size is not None:
             self.image_rule.grid(1, 1, self.patch_size)  # raises
         choices = {
@@ -233,61 +241,6 @@ class LlavaConfig(PretrainedConfig):
                 f"vision_select_layer = {self.vision_select_layer} must index one of the {states} "
                 "hidden states of the encoder"
             )
-
-    def _check_encoders(self) -> None:
-        if self.fusion not in FUSIONS:
-            raise ValueError(f"fusion = {self.fusion!r} must be one of {', '.join(FUSIONS)}")
-        if self.fusion_bias and (self.fusion not in ("score", "mha_compat")):
-            raise ValueError(f"fusion_bias has no effect on fusion = {self.fusion!r}: leave it out")
-        if self.fusion_query != FUSION_QUERY and self.fusion != "mha_compat":
-            raise ValueError(
-                f"fusion_query has no effect on fusion = {self.fusion!r}: leave it out"
-            )
-        if not self.encoders:
-            return
-        names = [entry.name for entry in self.encoders]
-        if len(set(names)) < len(names):
-            raise ValueError(f"encoders have the names {names}: each needs one of its own")
-        own = {"vision_select_layer": -2, "image_mean": [*CLIP_MEAN], "image_std": [*CLIP_STD]}
-        for name, default in own.items():
-            if getattr(self, name) != default:
-                raise ValueError(f"{name} has no effect beside encoders: give it to each of them")
-        reading = [entry.name for entry in self.encoders if entry.reads_patches]
-        if len(reading) > 1:
-            raise ValueError(f"encoders {reading} read patches: only one of them may")
-        resizes = {entry.resize for entry in self.encoders if not entry.reads_patches}
-        if len(resizes) > 1:
-            raise ValueError(
-                f"encoders want resize = {sorted(resizes)}, but see the same frames: give all one"
-            )
-        _ = self.frame_rule  # raises where counts don't divide each other
-        if not reading:
-            self._check_frames_only()
-        if self.equal_tokens:
-            self._check_equal_tokens()
-        elif len(names) > 1 and self.timestamps:
-            raise ValueError(
-                f"timestamps has no effect on fusion = {self.fusion!r}, whose tokens are not in "
-                "the order of time: set it to false"
-            )
-
-    def _check_frames_only(self) -> None:
-        for name, default in (("timestamps", False), ("image_size", 0)):
-            if getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} has no effect where no encoder reads patches: leave it out"
-                )
-
-    def _check_equal_tokens(self) -> None:
-        told = f"fusion = {self.fusion!r} needs equal numbers of tokens of all encoders: "
-        if not self.projector.startswith(POOLING):
-            raise ValueError(
-                f"{told}projector = {self.projector!r} must pool, as 3davg+linear does"
-            )
-        if self.pool_level:
-            raise ValueError(f"{told}set pool, not pool_level = {self.pool_level}")
-        if self.pool_empty == "drop":
-            raise ValueError(f"{told}pool_empty = 'drop' leaves cells out, take carry or learned")
 
 
 def _text_config(config: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:

@@ -19,7 +19,8 @@ from ..codec.llava.packs import EXPECTED
 from ..codec.llava.rows import RowError
 from ..sequence import NUM_SLOTS
 from .assets import AssetMismatch, mosaic_visual
-from .examples import IGNORED, Example, ExampleError, collate, make_example
+from .collate import collate
+from .examples import IGNORED, Example, ExampleError, make_example
 from .failures import Failure
 from .mixture import Mixture
 from .row_visuals import KINDS, Reading, pack_of, read_row

@@ -103,12 +103,11 @@ class FusedProjector(nn.Module):
             counts[name][here[name]] = plan.counts_V
         return self.fusion(tokens, counts)
 
-    def draw(self) -> None:
-        """Draws all weights, from the state of torch's generator and each encoder's name.
+    def draw(self, seed: int) -> None:
+        """Draws all weights, from a seed and each encoder's name.
 
         So neither the order of the encoders nor what stands beside one changes its projector.
         """
-        seed = int(torch.randint(1 << 62, ()))
         for name, module in (*self.encoders.items(), ("", self.fusion)):
             digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
             with torch.random.fork_rng(devices=[]):

@@ -234,9 +234,11 @@ class LlavaForConditionalGeneration(VisualEmbedding, PreTrainedModel):
         Raises:
           ValueError: an encoder's folder, or a field, does not fit.
         """
+        seed = int(torch.randint(1 << 62, ()))  # before anything that depends on the encoders
         options = build_options(dtype, attn_implementation)
         entries, towers = load_encoders(encoders, resize, options)
-        return assemble(cls, {"encoders": entries}, towers, language_model, options, fields)
+        parts = {"encoders": entries}
+        return assemble(cls, parts, towers, language_model, options, fields, seed)
 
     @classmethod
     def from_pretrained(

@@ -91,6 +91,7 @@ def assemble(
     language_model: str | Path | PretrainedConfig,
     options: Mapping[str, Any],
     fields: Mapping[str, Any],
+    seed: int = 0,
 ) -> Model:
     """A model of towers with their weights, a language model, and a freshly drawn projector.
 
@@ -101,6 +102,7 @@ def assemble(
       language_model: a folder or hub name; or a configuration, for one that is freshly drawn.
       options: of `build_options`.
       fields: of `LlavaConfig`. Without `template` the language model's type decides.
+      seed: of the projectors of `encoders`; that of one encoder is drawn from torch's generator.
 
     Raises:
       ValueError: a field does not fit.
@@ -120,7 +122,7 @@ def assemble(
         model = cls(config)
     if config.encoders:
         model.projector = FusedProjector(config).to(options["dtype"])
-        model.projector.draw()
+        model.projector.draw(seed)
     else:
         model.projector = Projector(config).to(options["dtype"])
         model.projector.apply(init_weights)

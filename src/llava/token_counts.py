@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from .config import LlavaConfig
-from .fusion import TOKENS
 from .pooling import Arrangement, arrange
 from .shared_cells import Places, arrange_all, frame_places
 
@@ -34,7 +33,7 @@ def num_visual_tokens(
     if not config.encoders:
         return int(_arrange_one(config, positions, grid).counts_V)
     counts = [int(p.counts_V) for p in _plans(config, positions, grid, frames).values()]
-    return sum(counts) if config.fusion in TOKENS else max(counts)
+    return sum(counts) if config.in_turn else max(counts)
 
 
 def visual_token_groups(
@@ -70,8 +69,7 @@ def visual_token_groups(
             f"groups must be {len(positions)} non-decreasing integers, one per position, got "
             f"{list(groups.shape)}"
         )
-    in_turn = len(config.encoders) > 1 and config.fusion in TOKENS
-    if in_turn or not len(positions):
+    if config.in_turn or not len(positions):
         return np.zeros(num_visual_tokens(config, positions, grid, frames), np.int64)
     if config.projector != "merger" and not config.pools:
         return groups.astype(np.int64)

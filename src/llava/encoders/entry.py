@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 
 from ...sequence import NUM_SLOTS
@@ -65,6 +66,8 @@ class EncoderEntry:
             raise ValueError(
                 f"an encoder has name = {name!r}: give a name of small letters, digits, - and _"
             )
+        if hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name):
+            raise ValueError(f"an encoder has name = {name!r}, which torch takes: choose another")
         try:
             return cls._of(dict(given))
         except ValueError as error:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from ..collate import collate
 from ..config import VISUAL_TOKEN, LlavaConfig
-from ..examples import IGNORED, Example, collate, make_example, prompt_example
+from ..examples import IGNORED, Example, make_example, prompt_example
 from ..modeling import LlavaForConditionalGeneration
 from ..templates import TEMPLATES
 from ..visuals import Visual
