@@ -25,8 +25,9 @@ import torch
 from ..codec.llava.options import MosaicOptions
 from ..codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN
 from ..codec.llava.span import Span
+from .collate import collate
 from .config import VISUAL_TOKEN, LlavaConfig
-from .examples import collate, prompt_example, text_example
+from .examples import prompt_example, text_example
 from .modeling import LlavaForConditionalGeneration
 from .prompts import Prompt, PromptBuilder
 from .published import find_model
