@@ -52,7 +52,7 @@ def run_command(doc: str, run: Callable[[LlavaTrainConfig, str], Any], argv: lis
         sys_argv=[NAME, *argv],
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    text = "safetensors file with the projector's weights, = --config.init_projector"
+    text = "FILE or NAME=FILE,NAME=FILE with projectors' weights, = --config.init_projector"
     flags.DEFINE_string("init_projector", None, text, flag_values=values)
     if not argv or {"-h", "--help"} & set(argv):
         usage = f"usage: {NAME} --config=FILE.py:ARGUMENTS --workdir=DIR [--config.FIELD=VALUE ...]"

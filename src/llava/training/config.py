@@ -149,7 +149,8 @@ class LlavaTrainConfig:
     Attributes:
       model, data, optim, lora, checkpoint: see their classes.
       init: folder of an earlier, finished run, or a model folder, to start from.
-      init_projector: safetensors file with the projector's weights, also in LLaVA's names.
+      init_projector: file with the projector's weights, also in LLaVA's names, or NAME=FILE,... of
+        several encoders; see `projector_files`.
       batch_size: rows of a step over all processes.
       micro_batch_size: rows that a process takes at once; the rest is accumulated.
       epochs: passes over the mixture; steps: length of the run instead, 0 goes by `epochs`.
