@@ -21,9 +21,8 @@ from ..codec.image import open_image
 from ..codec.llava.choice import choose_patches
 from ..codec.llava.mosaic import lay_out, mosaic_cells
 from ..codec.llava.options import MosaicOptions
-from ..codec.llava.span import Span
 from ..files import PathOrUrl, local_copy, open_read
-from .encoders.frames import Frames, image_frames, picture_frames, shared_frames
+from .encoders.frames import Frames
 from .patch_resize import resize_patches
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Visual:
         they are not known (published packs) or do not exist (images).
       grid: (rows, columns) of patches in a frame.
       frames: for encoders that read frames. Only with them may there be no patches; such a visual
-        is one group, its grid (0, 0): see `frames_visual`.
+        is one group, its grid (0, 0): see `frame_visuals.frames_visual`.
 
     Raises:
       ValueError: arrays do not fit each other.
@@ -100,47 +99,6 @@ class Visual:
     def flat(self) -> np.ndarray:
         """The patches as the model takes them: uint8 [L, P*P*3], flat (row, column, channel)."""
         return self.patches.reshape(len(self), -1)
-
-
-def frames_visual(frames: Frames) -> Visual:
-    """A visual of frames alone."""
-    return Visual(
-        np.zeros((0, 1, 1, 3), np.uint8),
-        np.zeros((0, 3), np.int32),
-        np.zeros(0, np.int32),
-        None,
-        (0, 0),
-        frames,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class FrameRule:
-    """Which frames encoders share; one rule for training and inference.
-
-    Attributes:
-      count: frames of a video; an image is one.
-      size: their side in pixels.
-      resize: "squash" or "crop", how they become square.
-    """
-
-    count: int
-    size: int
-    resize: str
-
-    def video(self, path: PathOrUrl, span: Span | None = None) -> Frames:
-        """Of a video, or the part of it that is shown; raises as `shared_frames`."""
-        with local_copy(path) as local:
-            start, end = (span or Span()).seconds(local)
-            return shared_frames(local, self.count, self.size, self.resize, start, end)
-
-    def image(self, path: PathOrUrl) -> Frames:
-        """Of an image file; raises as `image_visual`."""
-        return image_frames(path, self.size, self.resize)
-
-    def picture(self, image: Image.Image) -> Frames:
-        """Of an image in memory, RGB and upright."""
-        return picture_frames(image, self.size, self.resize)
 
 
 @dataclasses.dataclass(frozen=True)

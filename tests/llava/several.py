@@ -9,8 +9,9 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from codecvit.llava import LlavaForConditionalGeneration
 from codecvit.llava.encoders.frames import Frames
 from codecvit.llava.examples import Example
+from codecvit.llava.frame_visuals import frames_visual
 from codecvit.llava.token_counts import num_visual_tokens
-from codecvit.llava.visuals import Visual, frames_visual
+from codecvit.llava.visuals import Visual
 
 from .conftest import PATCH, language_config
 
