@@ -28,11 +28,12 @@ from ..codec.llava.span import Span
 from .collate import collate
 from .config import VISUAL_TOKEN, LlavaConfig
 from .examples import prompt_example, text_example
+from .frame_visuals import shown_image, shown_video
 from .modeling import LlavaForConditionalGeneration
 from .prompts import Prompt, PromptBuilder
 from .published import find_model
 from .templates import PLACEHOLDER, TEMPLATES
-from .visuals import Visual, frames_visual, image_visual, video_visual
+from .visuals import Visual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -201,24 +202,17 @@ class VidLM:
         return self.tokenizer.decode(ids_BS[0], skip_special_tokens=True).strip()
 
     def _look(self, path: str, num_frames: Sequence[int] | None, span: Span) -> Visual:
-        config, frames = self.config, None
+        config = self.config
         options = self._mosaics(self.num_frames if num_frames is None else num_frames)
-        if (rule := config.frame_rule) is not None:
-            frames = rule.image(path) if _is_image(path) else rule.video(path, span)
-        if config.patch_size is None:
-            assert frames is not None, "some encoder reads something"
-            return frames_visual(frames)
         if _is_image(path):
-            visual = image_visual(path, config.image_rule, config.patch_size)
-        else:
-            if config.assets_hash not in (None, options.hash):
-                raise ValueError(
-                    "the model was trained on patches chosen by the options "
-                    f"{config.assets_hash}, and load_vid(mosaics=...) with num_frames make "
-                    f"{options.hash}: say what config.data.mosaics of the training said"
-                )
-            visual = video_visual(path, options, config.patch_size, span)
-        return dataclasses.replace(visual, frames=frames)
+            return shown_image(path, config.image_rule, config.patch_size, config.frame_rule)
+        if config.patch_size is not None and config.assets_hash not in (None, options.hash):
+            raise ValueError(
+                f"the model was trained on patches chosen by the options {config.assets_hash}, and "
+                f"load_vid(mosaics=...) with num_frames make {options.hash}: say what "
+                "config.data.mosaics of the training said"
+            )
+        return shown_video(path, options, config.patch_size, config.frame_rule, span)
 
     def _mosaics(self, num_frames: Sequence[int]) -> MosaicOptions:
         """How videos are packed, with the number of frames for the encoder that reads patches."""
