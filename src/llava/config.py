@@ -14,7 +14,7 @@ from .encoder_checks import FUSION_QUERY, check_encoders
 from .encoders.entry import EncoderEntry
 from .encoders.frames import shared_count
 from .frame_visuals import FrameRule
-from .fusion import TOKENS
+from .fusion import TOKENS, WEIGHTED
 from .templates import TEMPLATES
 from .vision import vision_config_of
 from .visuals import ImageRule
@@ -181,6 +181,12 @@ class LlavaConfig(PretrainedConfig):
     def equal_tokens(self) -> bool:
         """Whether all encoders have to make equally many tokens of a visual."""
         return len(self.encoders) > 1 and self.fusion not in TOKENS
+
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """Names of encoders that a fusion weighs against each other; () where it does not."""
+        several = len(self.encoders) > 1 and self.fusion in WEIGHTED
+        return self.encoder_names if several else ()
 
     @property
     def in_turn(self) -> bool:

@@ -203,5 +203,7 @@ def first_frame(visual: Visual) -> Visual:
     )
 
 
-def _zeros(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+def _zeros(module: nn.Module, inputs: Any, output: Any) -> Any:
+    if isinstance(output, tuple):  # of several encoders: tokens, their counts, weights
+        return (torch.zeros_like(output[0]), *output[1:])
     return torch.zeros_like(output)

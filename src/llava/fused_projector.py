@@ -7,7 +7,7 @@ encoder, C of the language model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -113,3 +113,24 @@ class FusedProjector(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int.from_bytes(digest[:7], "little"))
                 module.apply(init_weights)
+
+
+def weights_by_name(
+    config: LlavaConfig, weights_VE: torch.Tensor | None, visuals: Sequence[int]
+) -> list[dict[str, float] | None]:
+    """What each encoder counts for in each row.
+
+    Args:
+      config: of the model.
+      weights_VE: of all visuals, row after row; None where the fusion has no weights.
+      visuals: of each row.
+
+    Returns:
+      The mean weights of each row's visuals, by encoder; None for a row without.
+    """
+    if weights_VE is None:
+        return [None] * len(visuals)
+    parts = weights_VE.split(list(visuals))
+    means = [part.mean(0).tolist() if len(part) else None for part in parts]
+    names = config.encoder_names
+    return [None if m is None else dict(zip(names, m, strict=True)) for m in means]

@@ -226,8 +226,8 @@ class LlavaForConditionalGeneration(VisualEmbedding, PreTrainedModel):
         """A new model of several encoders, or of one that reads frames.
 
         Args:
-          encoders: "NAME=KIND:FOLDER" or "NAME=KIND:FOLDER@FRAMES" each; or name, kind, folder and
-            further fields of `EncoderEntry`.
+          encoders: a text each, see `parts.FORM`; or name, kind, folder and further fields of
+            `EncoderEntry`.
           language_model, dtype, attn_implementation, fields: as for `from_parts`.
           resize: how frames become square, for all encoders; None: as their kinds have it.
 

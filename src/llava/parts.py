@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=LlavaForConditionalGeneration)
 
-SOURCE = re.compile(r"(?P<name>[^=:]+)=(?P<kind>[^=:]+):(?P<folder>.+?)(?:@(?P<frames>\d+))?")
+SOURCE = re.compile(
+    r"(?P<name>[^=:]+)=(?P<kind>[^=:]+):(?P<folder>.+?)(?:@(?P<frames>\d+))?(?:\?(?P<more>[^?]*))?"
+)
+FORM = "NAME=KIND:FOLDER, or NAME=KIND:FOLDER@FRAMES, and behind either ?FIELD=VALUE&..."
+MORE = ("select_layer", "image_size", "resize", "chunk")
+"""Fields of `EncoderEntry` that a text can set."""
 
 
 def build_options(dtype: torch.dtype, attn_implementation: str | None) -> dict[str, Any]:
@@ -37,20 +42,24 @@ def build_options(dtype: torch.dtype, attn_implementation: str | None) -> dict[s
 
 
 def parse_source(text: str) -> dict[str, Any]:
-    """ "NAME=KIND:FOLDER" or "NAME=KIND:FOLDER@FRAMES" as fields.
+    """An encoder as one text, see FORM, as fields.
 
     Raises:
-      ValueError: the text is neither.
+      ValueError: the text is of another form.
     """
     found = SOURCE.fullmatch(text)
     if found is None:
         raise ValueError(
-            f"encoder {text!r} must be NAME=KIND:FOLDER or NAME=KIND:FOLDER@FRAMES, as in "
-            "image=siglip:weights/siglip@16"
+            f"encoder {text!r} must be {FORM}, as in image=siglip:weights/siglip@16?select_layer=-1"
         )
-    fields: dict[str, Any] = {k: v for k, v in found.groupdict().items() if v is not None}
-    if "frames" in fields:
-        fields["frames"] = int(fields["frames"])
+    fields: dict[str, Any] = {k: found[k] for k in ("name", "kind", "folder")}
+    if found["frames"] is not None:
+        fields["frames"] = int(found["frames"])
+    for setting in (found["more"] or "").split("&") if found["more"] is not None else ():
+        name, _, value = setting.partition("=")
+        if name not in MORE or not value:
+            raise ValueError(f"encoder {text!r}: {setting!r} must set one of {', '.join(MORE)}")
+        fields[name] = int(value) if re.fullmatch(r"-?\d+", value) else value
     return fields
 
 

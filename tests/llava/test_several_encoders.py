@@ -375,6 +375,11 @@ def test_names_of_sources(encoders, encoder_dir):
     for text in ("siglip:folder", "image=siglip", "image"):
         with pytest.raises(ValueError, match="must be NAME=KIND:FOLDER"):
             make_several([text])
+    for text in ("?", "?frames=3", "?chunk", "?chunk=2&"):
+        with pytest.raises(ValueError, match="must set one of select_layer, image_size"):
+            make_several([encoders[1] + text])
+    entry = make_several([f"{encoders[1]}?image_size=8&select_layer=norm"]).config.entry("image")
+    assert (entry.frames, entry.image_size, entry.select_layer) == (COUNT, 8, "norm")
     model = make_several(encoders, resize="crop")
     assert model.config.entry("image").resize == "crop"
     assert model.config.frame_rule == type(model.config.frame_rule)(COUNT, SIZE, "crop")

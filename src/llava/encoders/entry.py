@@ -110,6 +110,11 @@ class EncoderEntry:
         return {n: v for n, v in out.items() if v is not None and n not in dropped}
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """`to_dict` without the tower's configuration."""
+        return {name: value for name, value in self.to_dict().items() if name != "config"}
+
+    @property
     def spec(self) -> EncoderSpec:
         return spec_of(self.kind)
 
