@@ -11,6 +11,7 @@ from transformers import (
     CLIPVisionModel,
     Dinov2WithRegistersConfig,
     SiglipVisionConfig,
+    SiglipVisionModel,
     VivitConfig,
 )
 
@@ -22,7 +23,7 @@ from codecvit.llava.encoders.languagebind import LanguageBindVideoConfig
 from codecvit.llava.parts import parse_source
 from codecvit.llava.token_counts import num_visual_tokens
 from codecvit.llava.training.config import parse_config
-from codecvit.llava.training.start import load_run
+from codecvit.llava.training.start import load_run, start_model
 from codecvit.llava.training.train import train
 
 from .conftest import language_config, make_tokenizer
@@ -293,6 +294,23 @@ def moved(before, after, prefix):
     return found.pop()
 
 
+def test_a_single_encoder_trains(places, tmp_path):
+    """Projector and language model move, the encoder stays."""
+    torch.manual_seed(4)
+    tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SiglipVisionConfig(image_size=16, patch_size=4, intermediate_size=32, **tower)
+    SiglipVisionModel(config).save_pretrained(tmp_path / "siglip")
+    arg = f"preset=siglip-single,{towers_of(tmp_path, 'siglip')},lm={places}/llama"
+    config = parse_config(get_config(f"{arg},data=x.jsonl").to_dict())
+    run = run_of(places, tmp_path / "run", arg)
+    torch.manual_seed(0)
+    start, trained = start_model(config), load_run(run)[1]
+    assert not moved(start, trained, "vision_tower")
+    assert moved(start, trained, "language_model.model.layers.0.self_attn.q_proj")
+    assert trained.config.splice == "after_bos" and trained.config.template == "pure"
+
+
+@pytest.mark.slow
 def test_merv_full_trains_and_hands_on(places, tmp_path):
     """Captions of clips and images, then rows with text among them; encoders never move."""
     towers = towers_of(places, "siglip", "vivit", "dinov2", "languagebind")
@@ -320,8 +338,6 @@ def test_videogpt_plus_trains_from_two_projectors(places, tmp_path):
     arg = f"preset=videogpt-plus,{towers_of(places, 'image', 'video')},{lm}"
     values = get_config(f"{arg},data={places}/captions.jsonl,runlocal")
     values.init_projector = given
-    from codecvit.llava.training.start import start_model
-
     start = start_model(parse_config(values.to_dict()))
     for name, run in runs.items():
         ended = load_run(run)[1].projector.encoders[name].state_dict()
