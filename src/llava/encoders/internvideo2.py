@@ -107,8 +107,7 @@ class InternVideo2LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), start))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Factors of 1e-5 and less would vanish in half precision.
-        return (x.float() * self.gamma.float()).to(x.dtype)
+        return x * self.gamma
 
 
 class InternVideo2Attention(nn.Module):

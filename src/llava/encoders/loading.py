@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+import torch
+from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .registry import build_tower, config_of, model_class_of, spec_of, without_pooler
+from .spec import EncoderSpec
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Weight files of a folder; each may be cut into shards, with an index beside them."""
@@ -52,7 +54,7 @@ def load_tower(kind: str, folder: str | Path, **options: Any) -> PreTrainedModel
     _refuse(
         folder,
         found["missing_keys"],
-        [name for name in found["unexpected_keys"] if not name.startswith(spec.ignored)],
+        [name for name in found["unexpected_keys"] if not _ignored(spec, name)],
         [_shapes(entry) for entry in found["mismatched_keys"]],
     )
     if hasattr(tower.config, "auto_map"):
@@ -65,9 +67,11 @@ def _load_file(kind: str, path: Path, **options: Any) -> PreTrainedModel:
     spec = spec_of(kind)
     if spec.published_tensors is None:
         raise ValueError(f"{path} is a file: an encoder of kind {kind!r} is read from its folder")
-    tower = build_tower(kind, spec.config_class(), **options)
-    own, stored = tower.state_dict(), spec.published_tensors(path)
-    stored = {name: x for name, x in stored.items() if not name.startswith(spec.ignored)}
+    stored = spec.published_tensors(path)
+    stored = {name: x for name, x in stored.items() if not _ignored(spec, name)}
+    with torch.device("meta"):  # drawing a billion numbers would take a minute
+        tower = build_tower(kind, spec.config_class(), **options)
+    own = tower.state_dict()
     both = own.keys() & stored.keys()
     _refuse(
         path,
@@ -79,8 +83,15 @@ def _load_file(kind: str, path: Path, **options: Any) -> PreTrainedModel:
             if stored[n].shape != own[n].shape
         ],
     )
-    tower.load_state_dict(stored)
+    stored = {name: x.to(own[name].dtype) for name, x in stored.items()}
+    tower.load_state_dict(stored, assign=True)
     return tower.eval()
+
+
+def _ignored(spec: EncoderSpec, name: str) -> bool:
+    """Whether a stored tensor may be there without being a part of the encoder."""
+    # Old files hold the numbers 0, 1, 2, ... by which positions were once looked up.
+    return name.startswith(spec.ignored) or name.endswith("position_ids")
 
 
 def _refuse(folder: str | Path, missing: Any, extra: Any, misshapen: Any) -> None:
@@ -107,7 +118,12 @@ def _stated_config(folder: str | Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     if Path(folder).exists() or Path(folder).is_absolute():
         raise ValueError(f"{folder} has no config.json: name the folder of an encoder")
-    return AutoConfig.from_pretrained(folder).to_dict()
+    try:
+        return PretrainedConfig.get_config_dict(folder)[0]
+    except OSError as error:
+        raise OSError(
+            f"{folder} is no folder here, and no model of the hub that could be fetched"
+        ) from error
 
 
 def _require_weights(folder: str | Path) -> None:
