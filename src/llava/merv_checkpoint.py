@@ -255,7 +255,7 @@ def fill(module: nn.Module, tensors: Tensors, names: Mapping[str, str], what: st
             raise ValueError(f"{what} {said} {', '.join(sorted(odd)[:8])} ({len(odd)} tensors)")
     for name, stored in names.items():
         tensor = tensors[stored]
-        if name == "pool.queries":
+        if name.endswith("pool.queries"):
             tensor = tensor.flatten(0, -2)
         if tensor.shape != own[name].shape:
             raise ValueError(

@@ -81,13 +81,37 @@ def grids(name, tower, pixels_FSS3):
     return found.reshape(-1, side, side, found.shape[-1]).movedim(-1, 0)
 
 
+class CrossAttention(nn.Module):
+    """A block of V-JEPA's attentive pooler: 8 heads, MLP of ratio 4."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.xattn, self.mlp = nn.Module(), nn.Module()
+        self.xattn.q, self.xattn.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.xattn.proj = nn.Linear(width, width)
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, q, x):
+        """[T, Q, D] and [T, N, D] -> [T, Q, D], step by step and head by head."""
+        key, value = self.xattn.kv(self.norm1(x)).chunk(2, -1)
+        query, size = self.xattn.q(q), q.shape[-1] // 8
+        heads = []
+        for h in range(8):
+            part = slice(h * size, (h + 1) * size)
+            scores = query[..., part] @ key[..., part].mT / size**0.5
+            heads.append(scores.softmax(-1) @ value[..., part])
+        q = q + self.xattn.proj(torch.cat(heads, -1))
+        return q + self.mlp.fc2(nn.functional.gelu(self.mlp.fc1(self.norm2(q))))
+
+
 class Merv(nn.Module):
     """Projectors, fusion and language model under MERV's names.
 
     Args:
       towers: in MERV's order.
       arch: what stands behind the pooling: "linear" or "gelu-mlp".
-      pooling: "3davg", "3dconv".
+      pooling: "3davg", "3dconv", "attntv".
       fusion: "cross_attention_avg_lq", "concat_channel", "concat_channel_ln", "first", "concat".
       kind: of the language model.
     """
@@ -102,6 +126,9 @@ class Merv(nn.Module):
             if pooling == "3dconv":
                 conv = nn.Conv3d(inner, width, kernel_size=3, padding=1)
                 holder.convolution_pooling, inner = nn.Sequential(conv), width
+            if pooling == "attntv":
+                holder.query_tokens = nn.Parameter(torch.randn(1, CELLS**2, inner))
+                holder.cross_attn = CrossAttention(inner)
             holder.projector = nn.Module()
             last = nn.Linear(inner, width)
             if arch == "gelu-mlp":
@@ -137,8 +164,12 @@ class Merv(nn.Module):
             steps = x.shape[1]
             if self.pooling == "3dconv":
                 x = holder.convolution_pooling(x[None])[0]
-            x = nn.functional.adaptive_avg_pool3d(x, (steps, CELLS, CELLS))
-            each.append(holder.projector.projector(x.flatten(1).T))
+            if self.pooling == "attntv":
+                x = x.movedim(0, -1).flatten(1, 2)
+                x = holder.cross_attn(holder.query_tokens.expand(steps, -1, -1), x).flatten(0, 1)
+            else:
+                x = nn.functional.adaptive_avg_pool3d(x, (steps, CELLS, CELLS)).flatten(1).T
+            each.append(holder.projector.projector(x))
         if self.fusion == "first":
             return each[0], None
         if self.fusion == "concat":

@@ -73,6 +73,7 @@ def same_logits(merv, folder, tolerance=1e-4):
         ("3davg+gelu-mlp", "concat_channel_ln", ["siglip", "vivit"]),
         ("3dconv+linear", "concat_channel", ["vivit", "siglip"]),
         ("avg+linear", "first", ["siglip", "dinov2"]),
+        ("attntv+linear", "cross_attention_avg_lq", ["siglip", "dinov2"]),
         ("no-align+3davg+linear", "concat", ["siglip", "dinov2"]),
         ("no-align+3davg+linear", "cross_attention_avg_lq", ["siglip"]),
     ],

@@ -20,6 +20,7 @@ from codecvit.llava.visuals import image_visual, video_visual
 
 from .conftest import make_tokenizer
 from .made import moving, turns, write_image, write_video
+from .several import make_several, sources, write_siglip
 
 MOSAICS = "--num-frames 8 --num-images 2 --size 32 --patch 4"
 END = 258  # <|im_end|>
@@ -205,6 +206,26 @@ def test_what_cannot_be_asked(vidlm, clip, make_model, tokenizer):
     assert right.generate(clip, prompt, max_new_tokens=2) is not None
     with pytest.raises(ValueError, match="trained on patches"):
         right.generate(clip, prompt, num_frames=[4])
+
+
+def test_two_encoders_see_one_clip(encoder_dir, clip, tmp_path, tokenizer, monkeypatch):
+    """Patches of 8 frames and frames of their own: each number belongs to its encoder."""
+    model = make_several(sources(encoder_dir, write_siglip(tmp_path / "siglip")))
+    vidlm = VidLM(model, tokenizer, parse_mosaics(MOSAICS))
+    assert vidlm.num_frames == [8, 4]
+    prompt, span = ask(vidlm, "What?"), {"clip_start_sec": 0.4, "clip_end_sec": 0.8}
+    batches = [
+        seen_by(vidlm, monkeypatch, clip, prompt, **options)
+        for options in ({}, {"num_frames": [8, 4]}, {"num_frames": [4, 4]}, span)
+    ]
+    assert all(torch.equal(batches[0][n], batches[1][n]) for n in ("patches", "frames"))
+    assert not torch.equal(batches[0]["patches"], batches[2]["patches"])
+    assert torch.equal(batches[0]["frames"], batches[2]["frames"])
+    assert not torch.equal(batches[0]["frames"], batches[3]["frames"])
+    assert not torch.equal(batches[0]["patches"], batches[3]["patches"])
+    with pytest.raises(ValueError, match=r"has \[8, 4\] \(of video, image\)"):
+        vidlm.generate(clip, prompt, num_frames=[8, 8])
+    assert isinstance(vidlm.generate(clip, prompt, max_new_tokens=2), str)
 
 
 # Where models are
