@@ -20,6 +20,7 @@ from codecvit.configs.llava_presets import PRESETS
 from codecvit.llava import LlavaConfig, LlavaForConditionalGeneration
 from codecvit.llava.encoders.internvideo2 import InternVideo2Config, InternVideo2VisionModel
 from codecvit.llava.encoders.languagebind import LanguageBindVideoConfig
+from codecvit.llava.fused_projector import FusedProjector
 from codecvit.llava.parts import parse_source
 from codecvit.llava.token_counts import num_visual_tokens
 from codecvit.llava.training.config import parse_config
@@ -34,13 +35,14 @@ from .test_train_scripts import command_of, config_of, dry_run
 
 MERV = ["merv-frozen", "merv-full", "languagebind-single", "dinov2-single", "vivit-single"]
 MERV += ["siglip-single"]
-# As published; of the towers only what decides tokens.
+LARGE = {"hidden_size": 1024, "num_attention_heads": 16}
+# As published; of the towers only what decides tokens and projectors.
 TOWERS = {
     "languagebind": LanguageBindVideoConfig(),
-    "dinov2": Dinov2WithRegistersConfig(image_size=518, patch_size=14),
+    "dinov2": Dinov2WithRegistersConfig(**LARGE, image_size=518, patch_size=14),
     "vivit": VivitConfig(),
     "siglip": SiglipVisionConfig(),
-    "image": CLIPVisionConfig(image_size=336, patch_size=14),
+    "image": CLIPVisionConfig(**LARGE, image_size=336, patch_size=14),
     "video": InternVideo2Config(),
 }
 
@@ -49,8 +51,8 @@ def config_at(arg):
     return parse_config(get_config(f"{arg},data=rows.json").to_dict())
 
 
-def model_config(run):
-    """The model's configuration, of towers with the published sizes."""
+def model_config(run, width=32):
+    """The model's configuration, of towers with the published sizes; `width` of its LM."""
     entries = []
     for source in run.model.encoders:
         fields = parse_source(source)
@@ -58,7 +60,7 @@ def model_config(run):
         name = fields["name"]
         entries.append({**fields, "config": TOWERS[name], "resize": run.model.resize})
     options = {"template": "phi3", **run.model.options()}
-    return LlavaConfig(encoders=entries, text_config=language_config(), **options)
+    return LlavaConfig(encoders=entries, text_config=language_config(hidden_size=width), **options)
 
 
 def tokens(config, frames):
@@ -135,6 +137,22 @@ def test_tokens_of_videogpt_plus(level, wanted):
     for name, side in (("image", 24), ("video", 16)):
         run = config_at(f"preset=videogpt-plus-{name},towers={name}=f.pt")
         assert tokens(model_config(run), 1) == side**2
+
+
+@pytest.mark.parametrize(
+    ("arg", "width", "wanted"),
+    [
+        ("preset=languagebind-single", 4096, [4_198_400]),
+        ("preset=merv-frozen", 4096, [4_198_400, 4_198_400, 3_149_824, 3_149_824]),
+        ("preset=videogpt-plus,towers=video=f.pt", 3072, [12_589_056, 13_768_704]),
+    ],
+)
+def test_projectors_have_as_many_parameters_as_published(arg, width, wanted):
+    config = model_config(config_at(arg), width)
+    with torch.device("meta"):
+        projectors = FusedProjector(config).encoders
+    found = [sum(p.numel() for p in projectors[e.name].parameters()) for e in config.encoders]
+    assert found == wanted
 
 
 # What cannot be
