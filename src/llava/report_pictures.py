@@ -21,6 +21,8 @@ from ..codec.llava.options import MosaicOptions
 from ..files import exists, join
 from ..sequence import slot_times
 from .assets import mosaic_visual, open_pack
+from .encoders.frames import Frames
+from .frame_visuals import FrameRule
 from .mcq.questions import Question
 from .mcq.sources import EXPECTED, Sources, VisualError, options_of
 from .visuals import Visual
@@ -83,7 +85,7 @@ def picture_of(run: Mapping[str, Any], question: Question, source: str, shown: i
     Args:
       run: as run.json states it.
       question: which one.
-      source: of its visual: "asset", "packed" or "frames".
+      source: of its visual, see `mcq.sources.Plan`.
       shown: most frames to show.
 
     Returns:
@@ -96,6 +98,9 @@ def picture_of(run: Mapping[str, Any], question: Question, source: str, shown: i
     try:
         if source == "asset":
             return _of_asset(visuals["assets"], root, question, shown)
+        if source == "video":
+            rule = FrameRule(**visuals["shared_frames"])
+            return _of_frames(rule.video(join(root, question.video), question.span), shown)
         with_options = options_of(visuals["options"])
         selection = choose_patches(join(root, question.video), with_options, question.span)
         return _of_clip(selection.clip, selection.thw_L3, shown)
@@ -158,6 +163,14 @@ def _of_patches(visual: Visual, seconds_M: np.ndarray | None, shown: int) -> Pic
         int(read_MRC.sum()),
         len(slots),
     )
+
+
+def _of_frames(frames: Frames, shown: int) -> Picture:
+    """Frames that encoders saw whole, each as one cell."""
+    shown_K = _spread(len(frames), shown)
+    read_KRC = np.ones((len(shown_K), 1, 1), bool)
+    seconds_K = None if frames.seconds is None else frames.seconds[shown_K]
+    return Picture(frames.pixels[shown_K], read_KRC, seconds_K, True, len(frames), len(frames))
 
 
 def _spread(samples: int, shown: int) -> np.ndarray:
