@@ -1,11 +1,12 @@
-# Sourced by pretrain_projector.sh, sft.sh and sft_lora.sh: checks their variables, prints them, launches.
+# Sourced by the scripts that train (pretrain_projector.sh, merv_full.sh, ...): checks their variables, prints them, launches.
 #
-# Where (the same in all three scripts):
+# Where (the same in all of them):
 #   GPUS          per machine (all that nvidia-smi lists); 0: this CPU, one process
 #   NODES, NODE_RANK, MASTER_ADDR, MASTER_PORT    several machines: run the script on each; under Slurm by srun with one task per
 #                 machine NODES and NODE_RANK are known
 #   FSDP          1 shards weights and optimiser over all GPUs; 0 keeps all of them on each
-#   LM_LAYER, ENCODER_LAYER    what FSDP shards by: names of the classes of their blocks
+#   LM_LAYER, ENCODER_LAYER    what FSDP shards by: names of the classes of their blocks; an empty
+#                 ENCODER_LAYER keeps the encoders whole
 #   DRY_RUN       1 prints everything, and launches nothing
 
 fail() { echo "$(basename "$0"): $*" >&2; exit 2; }
@@ -28,9 +29,12 @@ check() {
   ((BATCH % (processes * MICRO) == 0)) ||
     fail "BATCH=$BATCH must be a multiple of $processes processes times MICRO=$MICRO"
   local path
-  for name in DATA INIT_PROJECTOR; do
-    path=${!name:-}
-    [[ -z $path || $path == *://* || -f $path ]] || fail "$name=$path does not exist"
+  path=${DATA:-}
+  [[ -z $path || $path == *://* || -f $path ]] || fail "DATA=$path does not exist"
+  local part parts
+  IFS=, read -ra parts <<< "${INIT_PROJECTOR:-}" # FILE, or NAME=FILE,NAME=FILE
+  for part in "${parts[@]}"; do
+    [[ -e ${part#*=} ]] || fail "INIT_PROJECTOR=$INIT_PROJECTOR: ${part#*=} does not exist"
   done
   [[ -z ${ENCODER:-} || -f $ENCODER/config.json ]] || fail "ENCODER=$ENCODER is no folder of \`codecvit export\`"
   [[ -z ${INIT:-} || -f $INIT/config.json ]] || fail "INIT=$INIT is neither a run nor a model"
@@ -50,7 +54,7 @@ launch() {
     if [[ $FSDP == 1 ]]; then
       launcher+=(--use_fsdp --fsdp_version 2 --fsdp_reshard_after_forward true)
       launcher+=(--fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP)
-      launcher+=(--fsdp_transformer_layer_cls_to_wrap "$LM_LAYER,$ENCODER_LAYER")
+      launcher+=(--fsdp_transformer_layer_cls_to_wrap "$LM_LAYER${ENCODER_LAYER:+,$ENCODER_LAYER}")
     else
       launcher+=(--multi_gpu)
     fi
@@ -75,5 +79,5 @@ if [[ -z ${GPUS:-} ]]; then
 fi
 NODES=${NODES:-${SLURM_NNODES:-1}} NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-0}}
 MASTER_ADDR=${MASTER_ADDR:-} MASTER_PORT=${MASTER_PORT:-29500} FSDP=${FSDP:-0} DRY_RUN=${DRY_RUN:-0}
-LM_LAYER=${LM_LAYER:-Qwen3DecoderLayer} ENCODER_LAYER=${ENCODER_LAYER:-OneVisionEncoderLayer}
+LM_LAYER=${LM_LAYER:-Qwen3DecoderLayer} ENCODER_LAYER=${ENCODER_LAYER-OneVisionEncoderLayer}
 EPOCHS=${EPOCHS:-1} STEPS=${STEPS:-0} SEED=${SEED:-0}

@@ -9,7 +9,8 @@ or scripts/llava/{pretrain_projector,sft,sft_lora}.sh, which launch several proc
 stage; encoder, an export; lm, a causal language model; or init, an earlier run or a model; data, a
 recipe or one JSON or JSONL file; root, what its paths are relative to; batch, rows of a step, and
 micro, rows of a process at once (0 takes the stage's); epochs; steps, of a fixed length instead;
-seed; runlocal, for a few steps of small rows on a CPU.
+seed; runlocal, for a few steps of small rows on a CPU. preset takes encoders, language model and
+rates of a published recipe, with towers and pool_level, see llava_presets.py.
 
 | stage | trains | rate | batch | schedule |
 |---|---|---|---|---|
@@ -28,6 +29,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from codecvit.configs.fields import add_fields, parse_arg
+from codecvit.configs.llava_presets import apply_preset, stage_of
 from codecvit.llava.training.config import (
     CheckpointOptions,
     DataOptions,
@@ -70,9 +72,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The configuration; see the file's docstring for `arg`."""
     arg = parse_arg(
         arg,
-        stage="projector",
+        stage="",
+        preset="",
         encoder="",
         lm="",
+        towers="",
+        pool_level=0,
         init="",
         data="",
         root="",
@@ -83,9 +88,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         seed=0,
         runlocal=False,
     )
-    if arg.stage not in STAGES:
-        raise ValueError(f"stage = {arg.stage!r} must be one of {', '.join(STAGES)}")
-    config = ConfigDict(STAGES[arg.stage])
+    stage = stage_of(arg.preset, arg.stage) if arg.preset else arg.stage or "projector"
+    if stage not in STAGES:
+        raise ValueError(f"stage = {stage!r} must be one of {', '.join(STAGES)}")
+    config = ConfigDict(STAGES[stage])
     for group, kind in GROUPS.items():
         config[group] = config.get(group, ConfigDict())
         add_fields(config[group], kind)
@@ -93,6 +99,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.update(encoder=arg.encoder, language_model=arg.lm)
     config.data.update(recipe=arg.data, root=arg.root)
     config.update(init=arg.init, epochs=arg.epochs, steps=arg.steps, seed=arg.seed)
+    if arg.preset:
+        apply_preset(config, arg.preset, stage, arg.towers, arg.pool_level)
+    elif arg.towers or arg.pool_level:
+        raise ValueError("towers and pool_level belong to a preset: name it, or set config.model")
     if arg.runlocal:
         config.update(batch_size=8, micro_batch_size=4, steps=arg.steps or 20, log_steps=1)
         config.update(gradient_checkpointing=False)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import VISUAL_TOKEN, LlavaConfig
     from .modeling import LlavaForConditionalGeneration
+    from .published import available_model_names, available_models, get_model_description
+    from .quick import load_vid
     from .templates import TEMPLATES, Template, template_for
     from .token_counts import num_visual_tokens, visual_token_groups
 
@@ -20,6 +22,10 @@ _LAZY = {
     "LlavaForConditionalGeneration": "modeling",
     "TEMPLATES": "templates",
     "Template": "templates",
+    "available_model_names": "published",
+    "available_models": "published",
+    "get_model_description": "published",
+    "load_vid": "quick",
     "num_visual_tokens": "token_counts",
     "template_for": "templates",
     "visual_token_groups": "token_counts",
@@ -31,6 +37,10 @@ __all__ = [
     "LlavaConfig",
     "LlavaForConditionalGeneration",
     "Template",
+    "available_model_names",
+    "available_models",
+    "get_model_description",
+    "load_vid",
     "num_visual_tokens",
     "template_for",
     "visual_token_groups",

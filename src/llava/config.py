@@ -49,6 +49,8 @@ class LlavaConfig(PretrainedConfig):
       vision_select_layer: index into the encoder's hidden states: -1 after the last block, -2
         before it.
       timestamps: a group of visual tokens follows its time as text.
+      splice: where visual tokens go: "placeholder", where `<image>` and `<video>` stand;
+        "after_bos", before all text, but behind its BOS token if it begins with one (MERV).
       template: name of the conversation template, see `templates.TEMPLATES`.
       image_size, max_pixels: how large images are read, see `visuals.ImageRule`.
       assets_hash: of the options by which the mosaics were made that it was trained on, or None;
@@ -80,6 +82,7 @@ class LlavaConfig(PretrainedConfig):
         position_embedding: str = "none",
         vision_select_layer: int = -2,
         timestamps: bool = False,
+        splice: str = "placeholder",
         template: str = "chatml",
         image_size: int = 0,
         max_pixels: int = 1600 * 1600,
@@ -111,6 +114,7 @@ class LlavaConfig(PretrainedConfig):
         self.position_embedding = position_embedding
         self.vision_select_layer = vision_select_layer
         self.timestamps = timestamps
+        self.splice = splice
         self.template = template
         self.image_size = image_size
         self.max_pixels = max_pixels
@@ -225,11 +229,17 @@ class LlavaConfig(PretrainedConfig):
         choices = {
             "pool_empty": ("carry", "drop", "learned"),
             "position_embedding": ("none", "sincos"),
+            "splice": ("placeholder", "after_bos"),
             "template": tuple(TEMPLATES),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {allowed}")
+        if self.timestamps and self.splice == "after_bos":
+            raise ValueError(
+                "timestamps = True needs splice = 'placeholder': times are text between the tokens "
+                "of a visual, which after_bos puts before all text"
+            )
         if self.vision_config is None:
             return
         states = self.vision_config.num_hidden_layers + 1

@@ -87,7 +87,8 @@ def make_example(
     Args:
       row: has `conversations`, or is such a list of turns. A visual of G groups (mosaics; an image
         has one) stands where one `<video>` is, or G `<image>` in a row: group by group, with a
-        newline between the groups of a `<video>`.
+        newline between the groups of a `<video>`. With `splice` "after_bos" they stand before all
+        text, and the rest of a turn is stripped of white space.
       visuals: in the order of their places.
       tokenizer: of the language model.
       config: of the model: template, timestamps, and how many tokens a visual has.
@@ -133,6 +134,25 @@ def prompt_example(
     return _assemble(_render(turns, config), visuals, tokenizer, config, max_length, False)
 
 
+def text_example(
+    text: str,
+    visuals: Sequence[Visual],
+    tokenizer: PreTrainedTokenizerBase,
+    config: LlavaConfig,
+    max_length: int,
+) -> Example:
+    """A prompt that is in the model's template already.
+
+    Args:
+      text: with its template's special tokens, tokenised in one piece, placeholders apart.
+      visuals, tokenizer, config, max_length: as for `make_example`.
+
+    Raises:
+      ExampleError: as `make_example`.
+    """
+    return _assemble([Piece(text, False)], visuals, tokenizer, config, max_length, False)
+
+
 def timestamp_text(start: float, end: float) -> str:
     """The times of a group as the language model reads them, for example `<0.5-2.0 seconds>`.
 
@@ -159,10 +179,31 @@ def _turns(row: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Mapping
 
 
 def _render(turns: Sequence[Mapping[str, Any]], config: LlavaConfig) -> list[Piece]:
+    if config.splice == "after_bos":
+        turns = [{**turn, "value": _places_first(turn["value"])} for turn in turns]
     try:
         return TEMPLATES[config.template].render(turns)
     except ValueError as error:
         raise ExampleError("CONVERSATION", str(error)) from error
+
+
+def _places_first(text: str) -> str:
+    """A turn with its placeholders on lines of their own in front, where it has any."""
+    first, *parts = _PLACEHOLDER.split(text)
+    rest = "".join([first, *parts[1::2]]).strip()
+    return "\n".join([*parts[::2], rest]) if parts else text
+
+
+def _before_text(
+    runs: Sequence[tuple[int, list[int] | None, bool]], bos_id: int | None
+) -> list[tuple[int, list[int] | None, bool]]:
+    """Visual tokens before all text, but behind its BOS token where it begins with one (MERV)."""
+    seen = [run for run in runs if run[1] is None]
+    texts = [run for run in runs if run[1] is not None]
+    if not texts or bos_id is None or texts[0][1][0] != bos_id:
+        return seen + texts
+    count, ids, supervised = texts[0]
+    return [(1, ids[:1], supervised), *seen, (count - 1, ids[1:], supervised), *texts[1:]]
 
 
 def _assemble(
@@ -183,6 +224,8 @@ def _assemble(
         else:
             ids = next(encoded)
             runs.append((len(ids), ids, segment.supervised and supervise))
+    if config.splice == "after_bos":
+        runs = _before_text(runs, tokenizer.bos_token_id)
     length = sum(count for count, _, _ in runs)
     if length > max_length:
         seen = sum(count for count, ids, _ in runs if ids is None)
@@ -206,6 +249,7 @@ def _segments(
     pieces: Sequence[Piece], visuals: Sequence[Visual], config: LlavaConfig
 ) -> list[_Text | _Tokens]:
     """Texts and runs of visual tokens, neighbouring texts of one piece joined."""
+    in_text = config.splice == "placeholder"
     parts = [_PLACEHOLDER.split(piece.text) for piece in pieces]
     places = [token for part in parts for token in part[1::2]]
     shown = iter(_assign(places, visuals))
@@ -215,14 +259,16 @@ def _segments(
         text = ""
         for number, token in enumerate(part):
             if number % 2 == 0:
-                text += token
+                text += token if in_text or number == 0 else token.removeprefix("\n")
                 continue
             for nth, (visual, group) in enumerate(next(shown)):
                 if nth and config.in_turn:
                     continue  # all tokens are of the first group
                 time, count = runs[visual][group]
-                text += "\n" * (nth > 0) + time
-                if count:
+                text += "\n" * (nth > 0 and in_text) + time
+                if count and not in_text:
+                    segments.append(_Tokens(count))
+                elif count:
                     segments += [_Text(text, piece.supervised)] * bool(text) + [_Tokens(count)]
                     text = ""
         if text:

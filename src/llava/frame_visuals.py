@@ -89,7 +89,11 @@ def shown_picture(
 
 
 def shown_video(
-    path: PathOrUrl, options: MosaicOptions | None, patch: int | None, frames: FrameRule | None
+    path: PathOrUrl,
+    options: MosaicOptions | None,
+    patch: int | None,
+    frames: FrameRule | None,
+    span: Span | None = None,
 ) -> Visual:
     """A video file as a model sees it.
 
@@ -97,6 +101,7 @@ def shown_video(
       path: a video file or its URL, or a folder of numbered images.
       options: how its mosaics are made; only None where no patches are read.
       patch, frames: as for `shown_picture`.
+      span: the part of the video that is shown; None for all of it.
 
     Raises:
       ValueError, MediaError, OSError: as `visuals.video_visual`.
@@ -104,18 +109,22 @@ def shown_video(
     with local_copy(path) as local:
         if patch is None:
             assert frames is not None, "a model reads patches or frames"
-            return frames_visual(frames.video(local))
+            return frames_visual(frames.video(local, span))
         assert options is not None, "patches need the options of mosaics"
-        visual = video_visual(local, options, patch)
-        return visual if frames is None else with_frames(visual, local, frames)
+        visual = video_visual(local, options, patch, span)
+        return with_frames(visual, local, frames, span)
 
 
-def with_frames(visual: Visual, path: PathOrUrl, frames: FrameRule | None) -> Visual:
+def with_frames(
+    visual: Visual, path: PathOrUrl, frames: FrameRule | None, span: Span | None = None
+) -> Visual:
     """A visual of patches with the frames of its video beside them; as it is where none are read.
 
     Args:
       visual: of the patches.
       path: of the video.
-      frames: as for `shown_picture`.
+      frames, span: as for `shown_video`.
     """
-    return visual if frames is None else dataclasses.replace(visual, frames=frames.video(path))
+    return (
+        visual if frames is None else dataclasses.replace(visual, frames=frames.video(path, span))
+    )

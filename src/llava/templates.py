@@ -202,6 +202,18 @@ TEMPLATES: dict[str, Template] = {
         ),
         specials=("<s>", "</s>"),
     ),
+    # MERV's for Llama-2 without chat tuning. No space before the answer: SentencePiece, which sees
+    # each piece by itself, puts one in front.
+    "pure": Template(
+        name="pure",
+        start="<s>",
+        system="{}\n",
+        user="In: {}\nOut:",
+        answer="{}</s>",
+        end="</s>",
+        specials=("<s>", "</s>"),
+        strip=True,
+    ),
     "plain": Template(name="plain", user="{}", answer="{}\n", end="\n", placeholders_only=True),
 }
 TEMPLATES["qwen_1_5"] = _CHATML

@@ -21,6 +21,7 @@ from ..codec.image import open_image
 from ..codec.llava.choice import choose_patches
 from ..codec.llava.mosaic import lay_out, mosaic_cells
 from ..codec.llava.options import MosaicOptions
+from ..codec.llava.span import Span
 from ..files import PathOrUrl, local_copy, open_read
 from .encoders.frames import Frames
 from .patch_resize import resize_patches
@@ -191,13 +192,19 @@ def picture_visual(image: Image.Image, rule: ImageRule, patch: int) -> Visual:
     )
 
 
-def video_visual(path: PathOrUrl, options: MosaicOptions, patch: int | None = None) -> Visual:
+def video_visual(
+    path: PathOrUrl,
+    options: MosaicOptions,
+    patch: int | None = None,
+    span: Span | None = None,
+) -> Visual:
     """Packs a video on the fly: the patches of the mosaics that `options` would make of it.
 
     Args:
       path: a video file or its URL, or a folder of numbered images.
       options: how mosaics are made.
       patch: side of the encoder's patch; None: as in `options`.
+      span: the part of the video that is shown; None for all of it.
 
     Returns:
       One group per mosaic, with times. As `mosaic_visual` of a pack of these options, byte for
@@ -209,7 +216,7 @@ def video_visual(path: PathOrUrl, options: MosaicOptions, patch: int | None = No
       OSError: a URL cannot be fetched.
     """
     with local_copy(path) as local:
-        mosaics = lay_out(choose_patches(local, options), options.num_images)
+        mosaics = lay_out(choose_patches(local, options, span), options.num_images)
     clip, count = mosaics.clip, mosaics.count
     if options.png:
         patches = clip.patches(*mosaics.thw_N3.T)

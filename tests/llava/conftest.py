@@ -24,12 +24,13 @@ SPECIALS = {
     "phi3": ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"]
     + ["<|end|>"],
 }
-SPECIALS["vicuna"] = SPECIALS["llama2"]
+SPECIALS["vicuna"] = SPECIALS["pure"] = SPECIALS["llama2"]
 ENDS = {
     "chatml": "<|im_end|>",
     "llama2": "</s>",
     "llama3": "<|eot_id|>",
     "phi3": "<|end|>",
+    "pure": "</s>",
     "vicuna": "</s>",
 }
 PADS = {
@@ -37,6 +38,7 @@ PADS = {
     "llama2": "<unk>",
     "llama3": "<|end_of_text|>",
     "phi3": "<|endoftext|>",
+    "pure": "<unk>",
     "vicuna": "<unk>",
 }
 

@@ -9,7 +9,7 @@ from codecvit.llava.templates import Piece
 
 from .conftest import language_config
 
-NAMES = ["chatml", "llama2", "llama3", "phi3", "vicuna"]
+NAMES = ["chatml", "llama2", "llama3", "phi3", "pure", "vicuna"]
 
 # The chat templates that the language models' tokenizers carry.
 QWEN2 = (
@@ -78,14 +78,20 @@ def test_the_text_is_that_of_the_language_models_own_template(name, system, turn
     assert ours == official
 
 
-def test_vicuna_and_plain_as_published():
-    """FastChat's vicuna_v1.1 with two separators; LLaVA's plain of the projector stage."""
+def test_vicuna_pure_and_plain_as_published():
+    """FastChat's vicuna_v1.1 with two separators; MERV's of base models, where SentencePiece puts
+    the space before an answer; LLaVA's plain of the projector stage."""
     text = "".join(piece.text for piece in TEMPLATES["vicuna"].render(TURNS))
     assert text == (
         "<s>A chat between a curious user and an artificial intelligence assistant. The assistant "
         "gives helpful, detailed, and polite answers to the user's questions. "
         "USER: <image>\nWhich way does it move? ASSISTANT: To the {left}.</s>"
         'USER: And <video> here? ASSISTANT: Up, "up" & 上.</s>'
+    )
+    text = "".join(piece.text for piece in TEMPLATES["pure"].render(TURNS))
+    assert text == (
+        "<s>In: <image>\nWhich way does it move?\nOut:To the {left}.</s>"
+        'In: And <video> here?\nOut:Up, "up" & 上.</s>'
     )
     caption = [{"from": "human", "value": "Describe:\n<image>"}, {"from": "gpt", "value": "A dog."}]
     assert TEMPLATES["plain"].render(caption) == [

@@ -12,6 +12,7 @@ VERBS = {
     "check": ("codec.llava.check", "are all files of a data set or of assets there and right?"),
     "train": ("llava.training.train", "train a video language model on an exported encoder"),
     "merge-lora": ("llava.training.merge_lora", "a LoRA run -> a complete model"),
+    "import": ("llava.import_merv", "a published checkpoint of MERV -> a model"),
     "prepare": ("llava.prepare.verb", "a benchmark as handed out -> a folder for eval or answer"),
     "eval": ("llava.mcq.verb", "multiple-choice accuracy of a model, in chunks that resume"),
     "curves": ("llava.mcq.curves", "accuracy against tokens: codec patches beside whole frames"),

@@ -54,7 +54,7 @@ def run_command(
         sys_argv=[NAME, *argv],
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    text = "safetensors file with the projector's weights, = --config.init_projector"
+    text = "FILE or NAME=FILE,NAME=FILE with projectors' weights, = --config.init_projector"
     flags.DEFINE_string("init_projector", None, text, flag_values=values)
     text = "load model and data, say how many tokens rows have, train nothing"
     flags.DEFINE_bool("dry_run", False, text, flag_values=values)

@@ -30,7 +30,8 @@ class ModelOptions:
       attn_implementation: of encoder and language model: sdpa, eager, flash_attention_2 (an extra
         package), flex_attention.
       projector, pool, pool_level, pool_empty, pool_first, position_embedding,
-        vision_select_layer, timestamps, fusion, fusion_bias, fusion_query: as in `LlavaConfig`.
+        vision_select_layer, timestamps, splice, fusion, fusion_bias, fusion_query: as in
+        `LlavaConfig`.
       image_size, max_pixels: likewise; with `init` they may change too.
       template: of conversations; None keeps that of `init`, except that "plain", which captions
         have in the projector stage, gives way to the language model's own.
@@ -49,6 +50,7 @@ class ModelOptions:
     position_embedding: str | None = None
     vision_select_layer: int | None = None
     timestamps: bool | None = None
+    splice: str | None = None
     fusion: str | None = None
     fusion_bias: bool | None = None
     fusion_query: int | None = None
@@ -156,7 +158,8 @@ class LlavaTrainConfig:
     Attributes:
       model, data, optim, lora, checkpoint: see their classes.
       init: folder of an earlier, finished run, or a model folder, to start from.
-      init_projector: safetensors file with the projector's weights, also in LLaVA's names.
+      init_projector: file with the projector's weights, also in LLaVA's names, or NAME=FILE,... of
+        several encoders; see `projector_files`.
       batch_size: rows of a step over all processes.
       micro_batch_size: rows that a process takes at once; the rest is accumulated.
       epochs: passes over the mixture; steps: length of the run instead, 0 goes by `epochs`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from .checkpoints import (
 from .config import LlavaTrainConfig, ModelOptions, parse_config
 from .lora import add_lora, has_lora, same_adapter
 from .optim import set_trainable
+from .projector_files import load_projectors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"  # of a run, and of a model folder
 MODEL = "model"  # the finished model in a run's folder
 ADAPTER = "adapter"  # the adapter of a LoRA run there
-
-# What projectors are called in files: ours, LLaVA's, and that of transformers' LLaVA.
 CHANGEABLE = ("timestamps", "image_size", "max_pixels")  # no weight depends on them
-PREFIX = re.compile(r"(?:model\.)?(?:projector|mm_projector|multi_modal_projector)\.")
-HF_LAYERS = {"linear_1": "0", "linear_2": "2"}
 
 
 def start_model(config: LlavaTrainConfig) -> LlavaForConditionalGeneration:
@@ -63,7 +59,7 @@ def start_model(config: LlavaTrainConfig) -> LlavaForConditionalGeneration:
             config.model.encoder, config.model.language_model, **options, **config.model.options()
         )
     if config.init_projector:
-        load_projector(model.projector, Path(config.init_projector))
+        load_projectors(model.projector, config.init_projector)
     if config.lora.rank and not has_lora(model):
         torch.manual_seed(config.seed + 1)
         add_lora(model, config.lora)
@@ -138,41 +134,6 @@ def is_run(folder: Path) -> bool:
     """Whether this is a run's folder, and not, say, that of a model."""
     file = folder / CONFIG
     return file.is_file() and {"optim", "data"} <= json.loads(file.read_text()).keys()
-
-
-def load_projector(projector: nn.Module, file: Path) -> None:
-    """Fills a projector from a file, whole: every tensor on either side has its counterpart.
-
-    Args:
-      projector: of the model.
-      file: safetensors, or a .bin of tensors alone. Names: ours, with or without "projector.";
-        LLaVA's `mm_projector.*`; `multi_modal_projector.linear_1` of transformers.
-
-    Raises:
-      ValueError: the file cannot be read, or a tensor is missing, strange or of another shape.
-    """
-    if not file.is_file():
-        raise ValueError(f"config.init_projector: {file} does not exist")
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        tensors = load_file(file)
-    else:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    own = dict(projector.named_parameters())
-    named = {_projector_name(name, own): tensor for name, tensor in tensors.items()}
-    if len(named) < len(tensors):
-        raise ValueError(f"config.init_projector: several tensors of {file} have the same place")
-    load_trained(own, named, f"config.init_projector: {file}")
-
-
-def _projector_name(name: str, own: dict[str, Any]) -> str:
-    """Our name of a tensor: `mm_projector.0.weight` and `projector.mlp.0.weight` are one."""
-    bare = PREFIX.sub("", name, count=1)
-    if bare in own:
-        return bare
-    layer, _, rest = bare.rpartition(".")
-    return f"mlp.{HF_LAYERS.get(layer, layer or '0')}.{rest}"
 
 
 def _earlier_model(
