@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -191,3 +193,24 @@ def test_the_demo_model_and_its_controls(encoders, tmp_path):
 
 def frames_of(*visuals):
     return [visual.frames.pixels for visual in visuals]
+
+
+def test_an_absent_encoder_is_not_read(encoders, tmp_path):
+    make_start(tmp_path, encoders, TEXTS, 0, width=32, layers=1, pool=(4, 2, 2))
+    answerer = ModelAnswerer.load(tmp_path, "cpu", "float32", 2)
+    visual, other = made_visual(1), made_visual(2)
+    for name, changed in (
+        ("video", dataclasses.replace(visual, patches=255 - visual.patches)),
+        ("image", dataclasses.replace(visual, frames=other.frames)),
+    ):
+        items = [Asked("What moves?\nA. a\nB. b", shown, "AB") for shown in (visual, changed)]
+        first, second = answerer.loglik(items)
+        assert first.scores != second.scores
+        control = ControlledAnswerer(
+            ModelAnswerer.load(tmp_path, "cpu", "float32", 2), f"without-{name}"
+        )
+        first, second = control.loglik(items)
+        assert first.scores == pytest.approx(second.scores, abs=1e-6)
+        assert first.fusion[name] == 0.0 and sum(first.fusion.values()) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="without-image"):
+        ControlledAnswerer(answerer, "without-sound")
