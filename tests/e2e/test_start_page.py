@@ -41,5 +41,5 @@ def test_the_commands_of_the_laptop_run(tmp_path):
             text=True,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert done.stdout.count("train/loss") == 4  # a line every 5 of 20 steps
+    assert done.stdout.count("train/loss ") == 4  # a line every 5 of 20 steps
     assert (tmp_path / "runs/first/checkpoints/20").is_dir()
