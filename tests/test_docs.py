@@ -114,3 +114,12 @@ def test_the_private_path_pattern_finds_and_spares() -> None:
         assert PRIVATE.search(text), text
     for text in ("$OUT/" + "work/run", "runs/" + "work/a", "/home" + "/<name>/x", "at home/work"):
         assert not PRIVATE.search(text), text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_verbs_and_configs_that_a_page_names_exist(page: Path) -> None:
+    code = " ".join(code_spans(page.read_text()))
+    verbs = set(re.findall(r"(?<![\w/.-])codecvit ([a-z][a-z-]*)", code))
+    assert verbs <= set(VERBS), verbs - set(VERBS)
+    configs = set(re.findall(r"src/configs/[a-z0-9_]+\.py", code))
+    assert all((ROOT / config).exists() for config in configs), configs

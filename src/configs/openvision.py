@@ -30,6 +30,9 @@ the published ones (their scripts state them in "ImageNet epochs" of 1,281,167):
 batch_factor, peak rate base_lr * 64 * batch_factor, cosine to 0, Adam 0.9/0.95 with the first
 moment in bfloat16, decay 0.2 of kernels alone, no clipping. A resolution that the patch does not
 divide is an error here; theirs cuts the rest away (S/16 at 84, so400m/14 at 384).
+Cost, an estimate (docs/chip_hours.md has every row: analytic FLOPs at 40 % of an H200's peak), in
+GPU hours of pre, ft224 and ft384: 1,610, 185 and 108 for B/16; 2,680, 608 and 308 for L/14; 8,210,
+1,600 and 765 for H/14.
 Expected result: none yet; docs/model_zoo.md has the published figures, marked as theirs.
 """
 

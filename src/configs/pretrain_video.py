@@ -6,8 +6,9 @@
 
 Arguments: variant (Ti, S, B, L or H, with patch 14 or 16, such as L/14), records, labels, classes,
 budget, batch_size, steps.
-Cost: L/14 on 2,048 tokens takes 5.0 TFLOP a sample, forward and backward, by the analytic count of
-trainers/flops.py. Expected result: none yet, nothing of that size has been run with this file.
+Cost, an estimate (docs/chip_hours.md: analytic FLOPs at 40 % of an H200's peak): 356 GPU hours with
+the defaults (L/14, 102 million clips of 2,048 tokens at 5.0 TFLOP each), 704 for H/14. Expected
+result: none yet, nothing of that size has been run with this file.
 """
 
 from __future__ import annotations

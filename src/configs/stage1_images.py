@@ -14,8 +14,8 @@ Arguments: variant (B/14, L/14 or H/14), size (224 or 448), records, classes, in
 from, its head included), fsdp, accumulate, runlocal.
 Hyper-parameters: those of the published runs (docs/pretraining.md has their sources and what was
 corrected). H/14 and B/14 at 448 were not published: they take over those of L/14.
-Cost by the analytic count of trainers/flops.py, at 40 % of an H200's 989.5 TFLOP/s: 1,260 GPU hours
-for B, 4,400 for L, 9,100 for H at 224 pixels (13 billion images); 580, 1,970 and 4,000 at 448 (1.3
+Cost, an estimate (docs/chip_hours.md: analytic FLOPs at 40 % of an H200's peak): 1,260 GPU hours
+for B, 4,420 for L, 9,120 for H at 224 pixels (13 billion images); 583, 1,980 and 4,000 at 448 (1.3
 billion). Expected result: none yet, nothing of that size has been run with this file.
 """
 

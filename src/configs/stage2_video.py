@@ -16,8 +16,8 @@ Video samples are codec selections to 50 %, sampled frames to 37.5 % and collage
 sources with one head and one labelling, each weighted by its share, so that their sum is the mean
 over the video samples. Hyper-parameters: those of the published runs on 128 GPUs
 (docs/pretraining.md has their sources and what was corrected).
-Cost by the analytic count of trainers/flops.py, at 40 % of an H200's 989.5 TFLOP/s: 740 GPU hours
-for L, 5,150 for H. Expected result: none yet, nothing of that size has been run with this file.
+Cost, an estimate (docs/chip_hours.md: analytic FLOPs at 40 % of an H200's peak): 736 GPU hours for
+L, 5,150 for H. Expected result: none yet, nothing of that size has been run with this file.
 """
 
 from __future__ import annotations

@@ -143,7 +143,12 @@ def cast_and_gather(dtype: str) -> Any:
         sharded = not jax.sharding.get_abstract_mesh().empty
 
         def leaf(w: jax.Array) -> jax.Array:
-            w = w.astype(dtype) if w.ndim > 1 else w
+            cast = w.ndim > 1 and w.dtype != dtype
+            if cast:
+                w = w.astype(dtype)
+            if sharded and cast:
+                # Else the partitioner gathers before it casts, which moves twice the bytes.
+                w = jax.lax.optimization_barrier(w)
             if sharded:
                 w = jax.lax.with_sharding_constraint(w, jax.sharding.PartitionSpec())
             return w

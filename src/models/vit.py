@@ -22,7 +22,7 @@ from .config import ViTConfig
 from .mlp import Mlp, linear
 from .pooling import AttentionPool
 from .rope import apply_rope, rope_table
-from .transformer import layer_norm, stacked
+from .transformer import cast_and_gather, layer_norm, stacked
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -129,7 +129,10 @@ class ViT(nn.Module):
         x, layers = blocks(cfg, hidden_states, name="blocks")(x, context)
         tokens = layer_norm(cfg, "layernorm_post")(x)
         valid_BSL = _valid_tokens(tokens.shape[:2], lengths_B, segment_ids_BL, num_segments)
-        pool = AttentionPool(cfg.num_heads, cfg.mlp_dim, cfg.dtype, name="head")
+        head = AttentionPool
+        if not self.is_initializing():  # as for the blocks: parameters travel, not activations
+            head = nn.map_variables(head, "params", trans_in_fn=cast_and_gather(cfg.dtype))
+        pool = head(cfg.num_heads, cfg.mlp_dim, cfg.dtype, name="head")
         pooled_BSD = pool(tokens, valid_BSL)
         if segment_ids_BL is None:
             out = {"pooled": pooled_BSD[:, 0]}

@@ -269,8 +269,9 @@ def test_sharded_parameters_give_the_same_numbers(params, plain_loss):
         pooled = forward(sharded, *batch(), cfg=low)["pooled"]
         apply = jax.jit(lambda p: ViT(low).apply({"params": p}, *batch()))
         gathers = [x for x in apply.lower(sharded).as_text().split("\n") if "constraint" in x]
-    # Four matrices of a block, cast before they travel; its vectors stay float32.
-    assert sum("bf16" in x for x in gathers) == 4 and sum("f32" in x for x in gathers) == 8
+    # Four matrices of a block, four and the probe of the head, cast before they travel; vectors
+    # stay float32.
+    assert sum("bf16" in x for x in gathers) == 9 and sum("f32" in x for x in gathers) == 13
     np.testing.assert_allclose(got, plain_loss[0], rtol=1e-5)
     assert_trees_close(grads, plain_loss[1], 1e-5)
     want = forward(params, *batch(), cfg=low)["pooled"]
