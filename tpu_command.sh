@@ -12,5 +12,7 @@ tpu() { "${PYTHON:-python3}" "$TPU_COMMAND_FOLDER/scripts/tpu_command.py" "$@"; 
 
 case "${ZSH_EVAL_CONTEXT:-}" in
   *:file*) ;; # sourced by zsh
-  *) if [ "${BASH_SOURCE[0]:-$0}" = "$0" ]; then tpu "$@"; fi ;;
+  *) if [ "${BASH_SOURCE[0]:-$0}" = "$0" ]; then
+    exec "${PYTHON:-python3}" "$TPU_COMMAND_FOLDER/scripts/tpu_command.py" "$@"
+  fi ;;
 esac

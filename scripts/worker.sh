@@ -132,9 +132,9 @@ start() {
     export JAX_COORDINATOR_ADDRESS=$coordinator JAX_NUM_PROCESSES=$processes JAX_PROCESS_ID=$process
   fi
   setsid bash "$HOME_FOLDER/worker.sh" run-job "$job" "$@" </dev/null >"$JOBS/$job/log" 2>&1 &
-  for _ in {1..100}; do
+  for _ in {1..200}; do
     [[ -f $JOBS/$job/record ]] && break
-    sleep 0.1
+    sleep 0.05
   done
   [[ -f $JOBS/$job/record ]] || refuse "job $job did not start: see $JOBS/$job/log"
   echo "$job" >"$HOME_FOLDER/last"

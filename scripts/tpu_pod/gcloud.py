@@ -18,6 +18,8 @@ from pathlib import Path
 # Exit statuses after which the same command would only fail again: wrong arguments, a refusal of
 # worker.sh, no worker.sh there.
 FINAL = (2, 3, 127)
+# What gcloud says about every connection.
+GCLOUD_CHATTER = ("Using ssh batch size", "Using scp batch size", "SSH: Attempting to connect")
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 PROJECT = re.compile(r"([a-z0-9-]+(\.[a-z0-9-]+)*:)?[a-z0-9][a-z0-9-]*")
 
@@ -37,7 +39,8 @@ class Result:
     @property
     def reason(self) -> str:
         """The line that it said about its failure: gcloud's ERROR, else the last one."""
-        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        lines = [line.strip() for line in (self.err or self.out).splitlines()]
+        lines = [line for line in lines if line and not line.startswith(GCLOUD_CHATTER)]
         errors = [line for line in lines if line.startswith("ERROR")]
         return (errors or lines[-1:] or [f"exit status {self.code}"])[0]
 
@@ -228,10 +231,6 @@ class Runner:
         for reader in readers:
             reader.join(timeout=10)
         return Result(process.returncode or 0, "".join(kept["out"]), "".join(kept["err"]))
-
-
-# What gcloud says about every connection.
-GCLOUD_CHATTER = ("Using ssh batch size", "Using scp batch size", "SSH: Attempting to connect")
 
 
 def all_well(results: dict[int, Result], what: str) -> dict[int, Result]:

@@ -106,16 +106,23 @@ def sync(runner: Runner, pod: Pod, node: Node, root: Path, to: str, max_mb: floa
     with tempfile.TemporaryDirectory(prefix="codecvit-sync-") as folder:
         bundle = make_bundle(root, Path(folder), max_mb)
         runner.say(f"{bundle.files} files, {bundle.size / 1e6:.1f} MB of {os.fspath(root)!r}")
-        workers = range(len(node.addresses))
         name = bundle.path.name
-        copy = runner.each(workers, lambda w: pod.scp(w, name), "scp", cwd=Path(folder))
-        all_well(copy, "copying the code")
         command = (
             f"mkdir -p .codecvit && tar -xzf {name} -C .codecvit worker.sh && "
             f"{WORKER} unpack {name} {bundle.sha256} {where}"
         )
-        done = runner.each(workers, lambda w: pod.ssh(w, command), "unpacking", show=True)
-        all_well(done, "unpacking the code")
+        left = list(range(len(node.addresses)))
+        for attempt in range(1 + runner.retries):
+            copied = runner.each(left, lambda w: pod.scp(w, name), "scp", cwd=Path(folder))
+            all_well(copied, "copying the code")
+            unpack = [left, lambda w: pod.ssh(w, command), "unpacking"]
+            done = runner.each(*unpack, show=True, again=False)
+            left = [worker for worker, result in done.items() if result.code not in (0, 3)]
+            if not left or attempt == runner.retries:
+                all_well(done, "unpacking the code")
+                return
+            # It may have arrived damaged: copied again, not just unpacked again.
+            runner.say(f"unpacking failed on workers {left}; copying again")
 
 
 def prepare(runner: Runner, pod: Pod, node: Node, to: str, settings: list[str]) -> None:
@@ -238,6 +245,7 @@ def wait(runner: Runner, pod: Pod, node: Node, job: str, poll: float, grace: flo
             running = [worker for worker, said in known.items() if said.state == "running"]
             bad = [w for w, said in known.items() if said.state != "running" and _code(said)]
             if not running:
+                shown.end()
                 return _gone(runner, pod, progress) or _outcome(known, progress)
             if bad:
                 ended_badly = ended_badly or time.monotonic()
@@ -283,6 +291,10 @@ class _Log:
 
     def __init__(self, runner: Runner) -> None:
         self._runner, self._shown, self._rest = runner, 0, ""
+
+    def end(self) -> None:
+        if self._rest:
+            self._runner.say(f"[worker 0] {self._rest}")
 
     def up_to(self, pod: Pod, job: str, size: int) -> None:
         if size <= self._shown:

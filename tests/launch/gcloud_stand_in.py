@@ -75,9 +75,11 @@ def state(folder: Path) -> Iterator[dict]:
         path = folder / "state.json"
         known = json.loads(path.read_text())
         before = json.dumps(known)
-        yield known
-        if json.dumps(known) != before:
-            path.write_text(json.dumps(known))
+        try:
+            yield known
+        finally:
+            if json.dumps(known) != before:
+                path.write_text(json.dumps(known))
 
 
 def processes(home: Path) -> list[int]:
