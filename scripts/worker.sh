@@ -72,7 +72,8 @@ job_name() {
 unpack() {
   local bundle=$1 sum=$2 dir=$3 before path
   [[ $(sha256sum <"$bundle" | cut -d' ' -f1) == "$sum" ]] || { echo "worker.sh: $bundle arrived damaged" >&2; exit 1; }
-  mkdir -p -- "$dir" && dir=$(cd -- "$dir" && pwd -P) || refuse "cannot make $dir"
+  mkdir -p -- "$dir" || refuse "cannot make $dir"
+  dir=$(cd -- "$dir" && pwd -P) || refuse "cannot enter $dir"
   [[ $dir != "$(cd "$HOME" && pwd -P)" && $dir != / ]] || refuse "$dir must be a folder of its own"
   before=$HOME_FOLDER/trees/$(sha256sum <<<"$dir" | cut -d' ' -f1)
   stage=$(mktemp -d "$HOME_FOLDER/stage.XXXXXX") || exit 1

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by pretrain_projector.sh, sft.sh and sft_lora.sh: checks their variables, prints them, launches.
 #
 # Where (the same in all three scripts):

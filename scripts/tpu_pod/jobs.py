@@ -18,6 +18,7 @@ from .nodes import READY, Node, describe
 WORKER = "bash .codecvit/worker.sh"
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COORDINATOR_PORT = 8482  # jax's own on TPU VMs
+UNFINISHED = 75  # of our launch scripts: a signal came, the run saved and wants to be started again
 LOST_POLLS = 5  # looks in a row at which a worker gives no answer, and then it counts as lost
 
 
@@ -263,13 +264,16 @@ def _outcome(known: dict[int, Status], progress: tuple[int, int]) -> Outcome:
     bad = [(worker, said) for worker, said in sorted(known.items()) if _code(said)]
     if not bad:
         return Outcome("finished", 0, "finished on all workers", progress)
-    worker, said = min(bad, key=lambda pair: (order.index(pair[1].state), pair[0]))
-    code = _code(said)
-    kind = {"exited": "failed", "stopped": "stopped"}.get(said.state, "interrupted")
+    worker, said = min(bad, key=lambda pair: (order.index(_end(pair[1])), pair[0]))
+    kind = {"exited": "failed", "stopped": "stopped"}.get(_end(said), "interrupted")
     why = f"worker {worker}: exit status {said.code}"
     if said.state != "exited":
         why = f"worker {worker}: {said.state}" + ("" if said.code is None else f", {said.code}")
-    return Outcome(kind, code, why, progress)
+    return Outcome(kind, _code(said), why, progress)
+
+
+def _end(said: Status) -> str:
+    return "interrupted" if said.code == UNFINISHED and said.state == "exited" else said.state
 
 
 def _code(said: Status) -> int:

@@ -185,3 +185,9 @@ def test_clear_logs_removes_libtpus_files_only(jobs):
     for worker in (0, 1):
         left = [path.name for path in (jobs.home(worker) / "tpu_logs").iterdir()]
         assert left == ["notes.txt"]
+
+
+def test_exit_status_75_asks_to_be_started_again(jobs):
+    """What scripts/pretrain/train.sh says after a signal, on hosts that did not get it as well."""
+    out = jobs.call("run", *LOOK, "--", "bash", "-c", "exit 75", code=75)
+    assert "interrupted: worker 0: exit status 75" in out
