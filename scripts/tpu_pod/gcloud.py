@@ -227,10 +227,11 @@ class Runner:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
             kept["err"].append(f"no end within {timeout:g} s")
         for reader in readers:
             reader.join(timeout=10)
-        return Result(process.returncode or 0, "".join(kept["out"]), "".join(kept["err"]))
+        return Result(process.returncode, "".join(kept["out"]), "".join(kept["err"]))
 
 
 def all_well(results: dict[int, Result], what: str) -> dict[int, Result]:

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,9 +95,10 @@ class Cloud:
     # --- the tool
     @property
     def env(self) -> dict[str, str]:
-        """The stand-in is the first gcloud on PATH, and it must be there."""
+        """The stand-in is the first gcloud on PATH; a real one behind it is never reached."""
         keep = {key: os.environ[key] for key in ("HOME", "LANG") if key in os.environ}
         path = f"{self.bin}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+        assert shutil.which("gcloud", path=path) == str(self.bin / "gcloud")
         return keep | {"PATH": path, "GCLOUD_STAND_IN": str(self.folder), "PYTHON": sys.executable}
 
     def start(self, sub: str, *args: str) -> subprocess.Popen:

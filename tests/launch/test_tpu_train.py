@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import pytest
 
 from .cloud import tool
@@ -108,6 +111,7 @@ def test_only_ends_without_progress_use_up_the_tries(ends, starts, code, monkeyp
     )
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_not_started_again(cloud, tree, tmp_path, wait_until):
     flags = ["--resume-forever", "--yes", f"--dir={tree}", *CREATE, *QUICK]
     process = cloud.start("train", *flags, *count(tmp_path, 9999))
@@ -118,6 +122,7 @@ def test_a_killed_job_is_not_started_again(cloud, tree, tmp_path, wait_until):
     assert "job on pod: stopped: worker 0: stopped" in out
 
 
+@pytest.mark.slow
 def test_train_again_watches_what_runs_already(cloud, tree, tmp_path, wait_until):
     """The laptop was shut: the job went on, and the next call finds it."""
     script = (
@@ -138,6 +143,7 @@ def test_train_again_watches_what_runs_already(cloud, tree, tmp_path, wait_until
     assert "finished on all workers" in out
 
 
+@pytest.mark.slow
 def test_without_resume_forever_it_runs_once(cloud, tree):
     out = cloud.call("train", f"--dir={tree}", *QUICK, "--no-prepare", "--", "false", code=1)
     assert out.count("job on pod: failed: worker 0: exit status 1") == 1
@@ -164,3 +170,64 @@ def test_a_queued_resource_with_another_tpu_in_it_is_left_alone(cloud, tree):
     out = cloud.call("train", *args, code=1)
     assert "holds ['somebodys'], not the TPU pod: left alone" in out
     assert not [call for call in cloud.calls() if "delete" in call]
+
+
+class Script:
+    """A runner to whom gcloud gives these states, one after the other, of node and queue."""
+
+    dry_run = False
+
+    def __init__(self, *states: tuple[str, str]) -> None:
+        self.states, self.done = list(states), []
+
+    def say(self, text: str) -> None:
+        pass
+
+    def ask(self, argv: list[str]):
+        nodes, result = tool().nodes, sys.modules["tpu_pod.gcloud"].Result
+        node, queue = self.states[0]
+        state = node if "tpu-vm" in argv else queue
+        if "tpu-vm" not in argv and len(self.states) > 1:  # it is asked for last
+            self.states.pop(0)
+        if state == nodes.ABSENT:
+            return result(1, err="ERROR: (gcloud) NOT_FOUND: Resource")
+        told = {"state": state, "networkEndpoints": [{"ipAddress": "10.0.0.1"}]}
+        if "tpu-vm" not in argv:
+            told = {"state": {"state": state}, "tpu": {"nodeSpec": [{"nodeId": "pod"}]}}
+        return result(0, out=json.dumps(told))
+
+    def do(self, argv: list[str]):
+        self.done.append(argv[4])
+        return sys.modules["tpu_pod.gcloud"].Result(0)
+
+
+NONE = "ABSENT"
+FAILED = [(NONE, "FAILED"), (NONE, "FAILED"), (NONE, NONE)]  # looked at, deleted, gone
+
+
+@pytest.mark.parametrize(
+    ("states", "done"),
+    [
+        ([("READY", "ACTIVE")], []),
+        ([(NONE, NONE), (NONE, "CREATING"), (NONE, "PROVISIONING"), ("READY", "-")], ["create"]),
+        ([("STARTING", "ACTIVE"), ("READY", "-")], []),
+        ([("PREEMPTED", NONE), (NONE, NONE), (NONE, NONE), ("READY", "-")], ["delete", "create"]),
+        (
+            [(NONE, "SUSPENDED"), (NONE, "SUSPENDED"), (NONE, NONE), ("READY", "-")],
+            ["delete", "create"],
+        ),
+        ([*FAILED, *FAILED, ("READY", "-")], ["delete", "create"] * 2),
+        ([("STOPPED", "ACTIVE")], "STOPPED, its queued resource ACTIVE: this does not pass"),
+        (FAILED * 6, "FAILED 5 times"),
+    ],
+)
+def test_each_state_of_a_tpu_is_answered(states, done):
+    nodes, resume = tool().nodes, tool().resume
+    runner, pod = Script(*states), resume.Pod("pod", "z", "p")
+    request = nodes.Request("v4-16", "version")
+    if isinstance(done, str):
+        with pytest.raises(resume.PodError, match=done):
+            nodes.ensure(runner, pod, request, poll=0)
+    else:
+        assert nodes.ensure(runner, pod, request, poll=0).addresses == ("10.0.0.1",)
+        assert runner.done == done
