@@ -39,7 +39,10 @@ class Cloud:
         self.bin = folder / "bin"
         self.bin.mkdir()
         shim = self.bin / "gcloud"
-        shim.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {HERE}/gcloud_stand_in.py "$@"\n')
+        # Imported, not run: its bytecode is kept, and these processes are many.
+        run = f"import sys; sys.path[:0] = ['{HERE}']; import gcloud_stand_in as g; "
+        run += "sys.exit(g.main(sys.argv[1:]))"
+        shim.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S -c "{run}" "$@"\n')
         shim.chmod(0o755)
         (folder / "calls.jsonl").touch()
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin"}

@@ -12,9 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +167,8 @@ def remove(known: dict, folder: Path, name: str) -> None:
         for pid in processes(home_of(folder, name, worker)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    import shutil  # these processes are many and short: only who needs it loads it
+
     shutil.rmtree(folder / "workers" / name)
 
 
@@ -244,7 +244,9 @@ def connect(
     words = flags["--command"].split(" ") if "--command" in flags else behind
     shell = ["bash", "-c", " ".join(words)] if words else ["bash"]
     print("SSH: Attempting to connect to worker", worker, file=sys.stderr)
-    return subprocess.call(shell, cwd=home, env=env)
+    sys.stderr.flush()
+    os.chdir(home)
+    return os.execvpe("bash", shell, env)
 
 
 if __name__ == "__main__":
