@@ -49,10 +49,10 @@ members() {
 
 state_of() {
   local job=$JOBS/$1
-  if [[ -f $job/code ]]; then
-    if [[ -f $job/stopped ]]; then echo stopped; elif [[ -f $job/interrupted ]]; then echo interrupted; else echo exited; fi
-  elif [[ -n $(members "$1") ]]; then
+  if [[ ! -f $job/code && -n $(members "$1") ]]; then
     echo running
+  elif [[ -f $job/code ]]; then # looked for after the processes: it is written before they end
+    if [[ -f $job/stopped ]]; then echo stopped; elif [[ -f $job/interrupted ]]; then echo interrupted; else echo exited; fi
   elif [[ -f $job/stopped ]]; then
     echo stopped
   else

@@ -204,3 +204,15 @@ def test_a_command_that_hangs_is_a_failure():
     hang = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     result = tool().Runner()._run(hang, 0, None, False, timeout=0.2)
     assert result.code != 0 and result.reason == "no end within 0.2 s"
+
+
+def test_a_job_that_ends_while_it_is_looked_at_is_not_lost(jobs):
+    """`ps`, which worker.sh asks for the processes, is where this job ends."""
+    jobs.shrink()
+    jobs.call("run", "--job=j", *SLEEP)
+    job, bin_folder = jobs.home(0) / ".codecvit/jobs/j", jobs.home(0) / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "ps").write_text(f"#!/bin/sh\necho 7 > {job}/code\n")
+    (bin_folder / "ps").chmod(0o755)
+    jobs.write(env={"PATH": f"{bin_folder}:/usr/bin:/bin"})
+    assert jobs.call("status").splitlines()[-1].split()[:4] == ["0", "j", "exited", "7"]
