@@ -4,7 +4,7 @@
 #
 #   OUT=results bash benchmarks/gpu.sh      (from the root of a clone; codecvit need not be installed)
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 out=${OUT:-out}
 mkdir -p "$out"
 

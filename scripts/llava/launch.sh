@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts that train (pretrain_projector.sh, merv_full.sh, ...): checks their variables, prints them, launches.
 #
 # Where (the same in all of them):

@@ -1,0 +1,1 @@
+"""What tpu_command.py is made of: standard library only, for a laptop without the package."""
