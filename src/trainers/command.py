@@ -15,6 +15,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from . import mesh as meshes
+from .agreement import require_agreement
+from .heartbeat import beating
 from .preemption import TrainingStopped
 
 LOG_FOLDER = "logs"
@@ -77,8 +79,10 @@ def run_command(
             print(dry_run(parse(values.config.to_dict())))
             return 0
         meshes.start_processes()
+        start = require_agreement(values.config.to_dict(), values.workdir)
         config = parse(values.config.to_dict())
-        with process_log(Path(values.workdir)):
+        process, processes = jax.process_index(), jax.process_count()
+        with process_log(Path(values.workdir)), beating(values.workdir, start, process, processes):
             run(config, values.workdir)
     except (ValueError, TrainingStopped) as error:
         print(f"{name}: {error}", file=sys.stderr)

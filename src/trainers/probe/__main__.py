@@ -32,6 +32,7 @@ from ...data.records import RecordSet
 from ...files import write_json
 from ...metrics import MetricWriter, Throughput
 from ...models.classifier import AttentiveClassifier
+from .. import heartbeat
 from .. import mesh as meshes
 from ..checkpoints import Checkpoints
 from ..command import run_command
@@ -128,6 +129,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
 
     # --- Bookkeeping --------------------------------------------------------------------------
     start_step = int(state["step"])
+    heartbeat.enter("starting", total_steps, start_step)
     stop = StopSignal()
     writer = MetricWriter(
         workdir,
@@ -153,6 +155,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
     names = [f"lr={lr:g}" for lr in config.lrs]
 
     def choose_best(step: int) -> dict[str, Any]:
+        heartbeat.enter("evaluation")
         found = dict(
             zip(names, held_out_scores(chooser, state["params"]["heads"], data), strict=True)
         )
@@ -177,6 +180,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         writer.write(step, found)
 
     def save(step: int) -> None:
+        heartbeat.enter("checkpoint")
         about = {"config": config.to_dict(), "version": __version__, "examples": loader.get_state()}
         checkpoints.save(step, state, about)
 
@@ -188,9 +192,11 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         throughput = Throughput()
         for step in range(start_step + 1, total_steps + 1):
             # Asked for after the save below: a checkpoint's position is that of what was seen.
+            heartbeat.enter("data")
             asked = time.perf_counter()
             rows = next(loader)
             throughput.waited(time.perf_counter() - asked)
+            heartbeat.enter("step")
             about = {
                 "targets": data.train.targets_NC[example_of[rows["index"]]].astype(np.float32),
                 "weight": rows["weight"],
@@ -202,6 +208,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
             last = step == total_steps
             if step % config.log_steps == 0 or last:
                 log(step, step_metrics)
+            heartbeat.stepped(step)
             if step in ends:
                 state = choose_best(step)
             stopped = stop.reached(step) and not last
@@ -211,6 +218,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
                 writer.note(f"SIGTERM: saved step {step}, stopping")
                 return None
         loader.close()  # before the test: its workers are no longer needed
+        heartbeat.enter("evaluation")
 
         # --- Test, once -----------------------------------------------------------------------
         def passes(records: RecordSet, rows: np.ndarray) -> Passes:
