@@ -50,6 +50,12 @@ def exists(path: PathOrUrl) -> bool:
         return filesystem.exists(place)
 
 
+def make_folder(path: PathOrUrl) -> None:
+    """Makes a local folder; below a URL folders come with their files."""
+    if not is_url(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
 def is_folder(path: PathOrUrl) -> bool:
     """Whether there is a folder, or objects below a URL."""
     if not is_url(path):
@@ -148,6 +154,15 @@ def remove(path: PathOrUrl) -> None:
         else:
             with _remote(path) as (filesystem, place):
                 filesystem.rm_file(place)
+
+
+def move_folder(old: PathOrUrl, new: PathOrUrl) -> None:
+    """Renames a folder; both lie here, or both behind one kind of URL (object by object)."""
+    if not is_url(old):
+        Path(old).rename(new)
+        return
+    with _remote(old) as (filesystem, place), _remote(new) as (_, target):
+        filesystem.mv(place, target, recursive=True)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from compiler import xla_flags
 CONFIG = Path(__file__).parent / "trainers" / "tiny_config.py"
 
 
-def start(records, workdir, processes=2, flags=None, **arguments):
+def start(records, workdir, processes=2, flags=None, environment=None, **arguments):
     """The processes of one run, four devices together; `flags`: more of them by process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -24,7 +24,7 @@ def start(records, workdir, processes=2, flags=None, **arguments):
     command += [f"--config={CONFIG}:{settings}", f"--workdir={workdir}"]
     started, devices = [], 4 // processes
     for number in range(processes):
-        env = {**os.environ, "XLA_FLAGS": xla_flags(devices)}
+        env = {**os.environ, **(environment or {}), "XLA_FLAGS": xla_flags(devices)}
         if processes > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
@@ -41,8 +41,8 @@ def finish(processes, timeout=240):
     return [process.returncode for process in processes], outputs
 
 
-def run(records, workdir, processes=2, **arguments):
-    codes, outputs = finish(start(records, workdir, processes, **arguments))
+def run(records, workdir, processes=2, environment=None, **arguments):
+    codes, outputs = finish(start(records, workdir, processes, None, environment, **arguments))
     assert codes == [0] * processes, "\n".join(outputs)
     return outputs
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from .. import __version__
+from ..files import PathOrUrl
 from ..metrics import MetricWriter, Throughput
 from . import heartbeat
 from . import mesh as meshes
@@ -30,7 +30,7 @@ class Loop:
 
     Args:
       config: the run.
-      workdir: its folder.
+      workdir: its folder or URL.
       mesh: the mesh, which is set.
       sources: the data.
       checkpoints: where the state is saved.
@@ -43,7 +43,7 @@ class Loop:
     def __init__(
         self,
         config: RunConfig,
-        workdir: Path,
+        workdir: PathOrUrl,
         mesh: Mesh,
         sources: Sources,
         checkpoints: Checkpoints,
