@@ -42,6 +42,13 @@ def join(folder: PathOrUrl, *names: str) -> str:
     return os.fspath(folder)
 
 
+def last_name(path: PathOrUrl) -> str:
+    """The last part of a path or URL; of "." the folder's own name."""
+    if not is_url(path):
+        return Path(path).resolve().name
+    return posixpath.basename(os.fspath(path).rstrip("/"))
+
+
 def exists(path: PathOrUrl) -> bool:
     """Whether there is such a file or folder."""
     if not is_url(path):
@@ -208,6 +215,17 @@ def upload(local: Path, url: PathOrUrl) -> None:
             filesystem.put_file(str(local / name), target)
 
 
+def fresh_listings() -> None:
+    """Has fsspec ask object stores anew each time; call it before others open them.
+
+    The other processes of a run write there too, so a listing that is remembered is soon wrong.
+    """
+    import fsspec
+
+    for scheme in _OBJECT_STORES:
+        fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a local file."""
     with path.open("rb") as file:
@@ -224,6 +242,7 @@ def _remote(url: PathOrUrl) -> Iterator[tuple[AbstractFileSystem, str]]:
     """The file system of a URL and the path in it; what goes wrong inside is an OSError."""
     import fsspec
 
+    fresh_listings()
     url = os.fspath(url)
     try:
         filesystem, place = fsspec.core.url_to_fs(url)

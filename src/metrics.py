@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import posixpath
 import tempfile
 import time
 import uuid
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from .files import PathOrUrl, exists, is_url, join, read_text, write_atomic
+from .files import PathOrUrl, exists, is_url, join, last_name, read_text, write_atomic
 from .mirror import Mirror
 
 JSONL = "metrics.jsonl"
@@ -157,7 +156,7 @@ def start_wandb(project: str, workdir: PathOrUrl, config: Mapping[str, Any] | No
     return wandb.init(
         project=project,
         id=read_text(id_file),
-        name=posixpath.basename(os.fspath(workdir).rstrip("/")),
+        name=last_name(workdir),
         dir=tempfile.gettempdir() if is_url(workdir) else os.fspath(workdir),
         config=dict(config or {}),
         resume="allow",

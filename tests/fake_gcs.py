@@ -10,6 +10,7 @@ import dataclasses
 import http.server
 import json
 import re
+import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -57,8 +58,7 @@ def serving() -> Iterator[Store]:
     """Runs the server in threads of this process."""
     store = Store()
     handler = type("BoundHandler", (_Handler,), {"store": store})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     url = f"http://127.0.0.1:{server.server_address[1]}"
     store.environment.update(
         STORAGE_EMULATOR_HOST=url,
@@ -76,6 +76,14 @@ def serving() -> Iterator[Store]:
         server.server_close()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that has hung up
+            super().handle_error(*_)
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     store: Store
@@ -87,8 +95,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
-        # A client that has hung up has got what it wanted.
-        with contextlib.suppress(ConnectionError), self.store.lock:
+        with self.store.lock:
             self._answer(url.path, query, body)
 
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from ..files import PathOrUrl, is_url
+from ..files import PathOrUrl, fresh_listings, is_url
 from .mesh import path_name
 from .run_config import InitConfig
 
@@ -42,6 +42,7 @@ def checkpoint_path(path: PathOrUrl) -> Path:
         )
     if importlib.util.find_spec("gcsfs") is None:
         raise ValueError(f"{os.fspath(path)}: gs:// needs the package gcsfs: pip install gcsfs")
+    fresh_listings()
     return epath.Path(path)
 
 

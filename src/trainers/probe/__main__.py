@@ -86,6 +86,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: str, mesh: Mesh) -> dic
     records = data.train.views[0]
     example_of = data.train.examples_of(0)
     budget = -(-data.longest // TOKEN_STEP) * TOKEN_STEP
+    part, parts = meshes.batch_part(mesh)
     loader = make_loader(
         records,
         only=fit,
@@ -93,8 +94,8 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: str, mesh: Mesh) -> dic
         budget=budget,
         augment=AugmentConfig(flip=config.flip),
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=parts,
         worker_count=config.loader_workers,
     )
     # The stream of examples is endless: an epoch ends within a batch, and nothing is dropped.
