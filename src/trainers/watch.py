@@ -203,7 +203,7 @@ def summary(workdir: str, workers: Mapping[int, Worker], rows: Sequence[Row]) ->
     total = next((w.beat["total_steps"] for w in workers.values() if w.beat), None)
     at = f"step {min(steps)}" if min(steps) == max(steps) else f"steps {min(steps)} to {max(steps)}"
     rates = [row.rate for row in rows if row.rate is not None and row.state == "ok"]
-    parts = [f"{len(rows)} workers", at + (f" of {total}" if total else "")]
+    parts = [f"{len(rows)} worker{'s' * (len(rows) != 1)}", at + (f" of {total}" if total else "")]
     parts += [f"{min(rates):.3g} steps/s"] if rates else []
     for state in dict.fromkeys(row.state for row in rows):
         parts.append(f"{sum(row.state == state for row in rows)} {state}")

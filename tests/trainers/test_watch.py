@@ -1,5 +1,6 @@
 """Which worker of a run is missing or stalled, judged from heartbeats."""
 
+import io
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from train_processes import start, wait_for_step
 
 from codecvit.__main__ import main
@@ -123,6 +125,17 @@ def test_the_table_as_text():
         "0        w-0   100   2        step       1 s ago    ok\n"
         "2        w-2   100   -        starting   1 s ago    ok"
     )
+
+
+def test_a_terminal_shows_the_same_table(tmp_path, monkeypatch):
+    write(tmp_path, beat(0, 1, phase="failed", problem="OSError: [bold]full[/bold]"))
+    shown = io.StringIO()
+    monkeypatch.setattr(
+        watch, "Console", lambda: Console(file=shown, force_terminal=True, width=160)
+    )
+    assert main(["watch", str(tmp_path)]) == 1
+    text = shown.getvalue()
+    assert all(word in text for word in ("1 worker,", "w-0", "failed", "[bold]full[/bold]"))
 
 
 def test_a_long_table_is_cut_but_for_what_is_wrong():
