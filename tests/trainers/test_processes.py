@@ -128,7 +128,7 @@ def test_an_error_of_one_process_is_told_and_ends_the_other(records, tmp_path, c
     assert "codecvit train: codec" in outputs[1]
     assert main(["watch", str(workdir), "--once"]) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")]
-    assert "failed" in line and "ValueError: codec" in line
+    assert "failed" in line and "codec is no finished record set" in line
 
 
 def test_a_wrong_process_number_is_named(records, tmp_path):
