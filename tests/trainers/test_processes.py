@@ -2,66 +2,20 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from compiler import xla_flags
+from train_processes import CONFIG, finish, run, start, wait_for_step
 
+from codecvit.__main__ import main
 from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
 
-CONFIG = Path(__file__).parent / "tiny_config.py"
 STEPS = 80
-
-
-def start(records, workdir, processes=2, **arguments):
-    """The processes of one run, four devices together."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = ",".join(f"{k}={v}" for k, v in {"records": records, **arguments}.items())
-    command = [sys.executable, "-m", "codecvit", "train"]
-    command += [f"--config={CONFIG}:{settings}", f"--workdir={workdir}"]
-    started, devices = [], 4 // processes
-    for number in range(processes):
-        env = {**os.environ, "XLA_FLAGS": xla_flags(devices)}
-        if processes > 1:
-            env |= {
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                "JAX_NUM_PROCESSES": str(processes),
-                "JAX_PROCESS_ID": str(number),
-            }
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command, env=env, **pipes))
-    return started
-
-
-def finish(processes, timeout=240):
-    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
-    return [process.returncode for process in processes], outputs
-
-
-def run(records, workdir, processes=2, **arguments):
-    codes, outputs = finish(start(records, workdir, processes, **arguments))
-    assert codes == [0] * processes, "\n".join(outputs)
-    return outputs
-
-
-def wait_for_step(processes, workdir, step):
-    path = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert processes[0].poll() is None, processes[0].communicate()[0]
-        if path.exists() and f'"step": {step},' in path.read_text():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no step {step} in {path}")
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +75,32 @@ def test_sigterm_to_one_process_saves_on_both_and_one_process_goes_on(
 
 
 @pytest.mark.slow
+def test_two_processes_of_one_tensor_axis_train_as_one_process_does(records, tmp_path):
+    """Their devices hold the same rows: each reads all of the batch."""
+    flags = dict.fromkeys(range(2), ["--config.mesh.data=1", "--config.mesh.tensor=4"])
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        codes, outputs = finish(start(records, workdir, processes, flags, steps=5))
+        assert codes == [0] * processes, "\n".join(outputs)
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, rel=1e-4), step
+
+
+@pytest.mark.slow
+def test_two_processes_probe_as_one_does(records, tmp_path):
+    found = []
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        run(records, workdir, processes, steps=4, probe=True)
+        rows = [row for row in read_metrics(workdir) if "probe/colour/knn_top1" in row]
+        assert [row["step"] for row in rows] == [0, 2, 4]
+        found.append([row["probe/colour/knn_top1"] for row in rows])
+    # 40 records; a neighbour may change where two distances are equal but for rounding.
+    np.testing.assert_allclose(*found, atol=2.5 / 40)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_other_with_a_message(records, tmp_path, lost):
     processes = start(records, tmp_path, steps=100_000, save=100_000)
@@ -133,6 +113,22 @@ def test_a_lost_process_ends_the_other_with_a_message(records, tmp_path, lost):
     assert f"process {1 - lost} of 2 stops: " in output
     assert "another process is gone or unreachable" in output
     processes[lost].communicate()
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_told_and_ends_the_other(records, tmp_path, capsys):
+    """The second process does not find its data: a folder that is not mounted on its host."""
+    elsewhere, workdir = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    folders = {0: records.parent, 1: elsewhere}
+    began = time.monotonic()
+    codes, outputs = finish(start(records.name, workdir, folders=folders, steps=5))
+    assert time.monotonic() - began < 200
+    assert codes[1] == 1 and codes[0] != 0, codes
+    assert "codecvit train: codec" in outputs[1]
+    assert main(["watch", str(workdir), "--once"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")]
+    assert "failed" in line and "codec is no finished record set" in line
 
 
 def test_a_wrong_process_number_is_named(records, tmp_path):
