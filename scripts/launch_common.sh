@@ -51,11 +51,11 @@ config_arguments() {
     [[ ${!name} != *,* ]] || fail "$name=${!name} must not hold a comma, which separates the arguments of a config"
   done
 }
-# Folders of runs: checkpoints are written as files, and gs:// would silently become a folder of that name.
-mounted_folders() {
+# Folders of runs.
+work_folders() {
   local name
   for name in "$@"; do
-    [[ ${!name} != *://* ]] || fail "$name=${!name} must be a folder: work directories are files; mount the bucket, or use a shared file system"
+    [[ ${!name} != *://* || ${!name} == gs://* ]] || fail "$name=${!name} must be a folder that all hosts share, or gs://"
   done
 }
 check_place() {

@@ -31,6 +31,10 @@ VERBS = {
         "trainers.evaluate_pairs",
         "zero-shot classification and retrieval of an image-text model",
     ),
+    "watch": (
+        "trainers.watch",
+        "every worker of a run in one table; names a stalled or missing one",
+    ),
     "plot": ("trainers.plot", "curves of one or several runs as a picture or a page"),
     "probe": (
         "trainers.probe.__main__",

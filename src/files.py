@@ -42,12 +42,25 @@ def join(folder: PathOrUrl, *names: str) -> str:
     return os.fspath(folder)
 
 
+def last_name(path: PathOrUrl) -> str:
+    """The last part of a path or URL; of "." the folder's own name."""
+    if not is_url(path):
+        return Path(path).resolve().name
+    return posixpath.basename(os.fspath(path).rstrip("/"))
+
+
 def exists(path: PathOrUrl) -> bool:
     """Whether there is such a file or folder."""
     if not is_url(path):
         return Path(path).exists()
     with _remote(path) as (filesystem, place):
         return filesystem.exists(place)
+
+
+def make_folder(path: PathOrUrl) -> None:
+    """Makes a local folder; below a URL folders come with their files."""
+    if not is_url(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def is_folder(path: PathOrUrl) -> bool:
@@ -150,6 +163,15 @@ def remove(path: PathOrUrl) -> None:
                 filesystem.rm_file(place)
 
 
+def move_folder(old: PathOrUrl, new: PathOrUrl) -> None:
+    """Renames a folder; both lie here, or both behind one kind of URL (object by object)."""
+    if not is_url(old):
+        Path(old).rename(new)
+        return
+    with _remote(old) as (filesystem, place), _remote(new) as (_, target):
+        filesystem.mv(place, target, recursive=True)
+
+
 @contextlib.contextmanager
 def local_copy(path: PathOrUrl) -> Iterator[Path]:
     """A file as one of this machine: itself, or a temporary copy of a remote one.
@@ -193,6 +215,17 @@ def upload(local: Path, url: PathOrUrl) -> None:
             filesystem.put_file(str(local / name), target)
 
 
+def fresh_listings() -> None:
+    """Has fsspec ask object stores anew each time; call it before others open them.
+
+    The other processes of a run write there too, so a listing that is remembered is soon wrong.
+    """
+    import fsspec
+
+    for scheme in _OBJECT_STORES:
+        fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a local file."""
     with path.open("rb") as file:
@@ -209,6 +242,7 @@ def _remote(url: PathOrUrl) -> Iterator[tuple[AbstractFileSystem, str]]:
     """The file system of a URL and the path in it; what goes wrong inside is an OSError."""
     import fsspec
 
+    fresh_listings()
     url = os.fspath(url)
     try:
         filesystem, place = fsspec.core.url_to_fs(url)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+
+from .files import PathOrUrl, exists, is_url, join, last_name, read_text, write_atomic
+from .mirror import Mirror
 
 JSONL = "metrics.jsonl"
 WANDB_ID = "wandb_id"
@@ -27,7 +31,7 @@ class MetricWriter:
     """Writes metrics of the first process; on the others it does nothing.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder or URL.
       total_steps: length of the run, for the progress bar.
       start_step: step at which this process starts; lines of later steps, which an interrupted run
         had written after its last checkpoint, are dropped, so that every step stands once.
@@ -38,7 +42,7 @@ class MetricWriter:
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: PathOrUrl,
         total_steps: int,
         start_step: int = 0,
         active: bool = True,
@@ -52,12 +56,14 @@ class MetricWriter:
         if not active:
             return
         if wandb_project:
-            self._wandb = start_wandb(wandb_project, Path(workdir), config)
-        self._path = Path(workdir) / JSONL
+            self._wandb = start_wandb(wandb_project, workdir, config)
+        self._mirror = Mirror(workdir)
+        self._mirror.fetch(JSONL)
+        self._path = self._mirror.folder / JSONL
         self._truncate(start_step)
         self._file = self._path.open("a")
         self._tensorboard = SummaryWriter(
-            str(Path(workdir) / "tensorboard"), purge_step=start_step + 1, max_queue=100
+            str(self._mirror.folder / "tensorboard"), purge_step=start_step + 1, max_queue=100
         )
         self._console = Console()
         self._progress = Progress(
@@ -106,6 +112,7 @@ class MetricWriter:
             self._progress.stop()
             self._tensorboard.close()
             self._file.close()
+            self._mirror.close()
 
     def _truncate(self, start_step: int) -> None:
         if not self._path.exists():
@@ -130,7 +137,7 @@ def shown_names(values: Mapping[str, float]) -> list[str]:
     return names
 
 
-def start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) -> Any:
+def start_wandb(project: str, workdir: PathOrUrl, config: Mapping[str, Any] | None) -> Any:
     """The run of a work directory at Weights & Biases; started again, it is continued.
 
     Raises:
@@ -143,22 +150,22 @@ def start_wandb(project: str, workdir: Path, config: Mapping[str, Any] | None) -
             f"config.wandb_project = {project!r} needs the package wandb: install codecvit[wandb], "
             "or leave the field empty"
         ) from error
-    id_file = workdir / WANDB_ID
-    if not id_file.exists():
-        id_file.write_text(uuid.uuid4().hex[:12])
+    id_file = join(workdir, WANDB_ID)
+    if not exists(id_file):
+        write_atomic(id_file, uuid.uuid4().hex[:12].encode())
     return wandb.init(
         project=project,
-        id=id_file.read_text(),
-        name=workdir.name,
-        dir=str(workdir),
+        id=read_text(id_file),
+        name=last_name(workdir),
+        dir=tempfile.gettempdir() if is_url(workdir) else os.fspath(workdir),
         config=dict(config or {}),
         resume="allow",
     )
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
+def read_metrics(workdir: PathOrUrl) -> list[dict[str, float]]:
     """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (Path(workdir) / JSONL).read_text().splitlines()]
+    return [json.loads(line) for line in read_text(join(workdir, JSONL)).splitlines()]
 
 
 class Throughput:

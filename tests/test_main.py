@@ -25,6 +25,7 @@ OPTIONS = {
     "train-pairs": ("--config", "--workdir"),
     "evaluate-pairs": ("--zero-shot", "--classes", "--templates", "--retrieval", "--tokenizer"),
     "clusters": ("--labels", "--out", "--workdir", "--head"),
+    "watch": ("--every", "--once", "--stall"),
     "plot": ("--out", "--metrics"),
     "probe": ("--config", "--workdir"),
     "probe-report": ("--out",),
@@ -81,7 +82,7 @@ def test_every_verb_explains_itself(verb, capsys):
     assert set(OPTIONS[verb]) <= words
 
 
-@pytest.mark.parametrize("verb", ["pack", "pack-pairs", "inspect", "show", "probe-data"])
+@pytest.mark.parametrize("verb", ["pack", "pack-pairs", "inspect", "show", "probe-data", "watch"])
 def test_the_base_verbs_load_neither_jax_nor_torch(verb):
     loaded = python(
         f"""

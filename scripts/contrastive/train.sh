@@ -2,14 +2,14 @@
 # Image-text training from low to high resolution: pre -> ft224 -> ft384, each from the stage before (src/configs/openvision.py).
 # Run again, it goes on where it stopped; a stage that is finished costs a minute.
 #
-#   DATACOMP_PATH=gs://bucket/pairs EXP_PATH=/mnt/runs VOCAB_PATH=vocab.txt MODEL=B/16 bash scripts/contrastive/train.sh
+#   DATACOMP_PATH=gs://bucket/pairs EXP_PATH=gs://bucket/runs VOCAB_PATH=vocab.txt MODEL=B/16 bash scripts/contrastive/train.sh
 #   LOCAL=1 bash scripts/contrastive/train.sh              # here, on made pairs, in minutes
 #   DRY_RUN=1 ... bash scripts/contrastive/train.sh        # print everything, launch nothing
 #
 # It is one process of a run: alone on this host, or one of those that scripts/pretrain/train_gpu.sh or a TPU pod starts.
 # Where: TPU_NAME, ZONE, PROJECT_ID, LOCAL_DATA, LOCAL_DATA_GB and the exit status: the head of scripts/launch_common.sh.
 # What:
-#   EXP_PATH         folder of the runs, on a file system that all hosts share; below it MODEL/pre, MODEL/ft224, MODEL/ft384
+#   EXP_PATH         folder of the runs that all hosts share, or gs://; below it MODEL/pre, MODEL/ft224, MODEL/ft384
 #   DATACOMP_PATH    pairs to train on: a folder that `codecvit pack-pairs` wrote, or KIND:PATH (docs/data.md)
 #   VOCAB_PATH       tokenizer file
 #   MODEL, TXT_MODEL, DECODER_NAME    image tower (B/16), sizes of text tower and decoder ("" takes MODEL's)
@@ -57,7 +57,7 @@ whole_numbers PRE_TRAIN_EPOCH FT_TRAIN_EPOCH FT2_TRAIN_EPOCH PRE_RES FT_RES FT2_
 decimal_numbers PRE_LR FT_LR FT2_LR BATCH_FACTOR FT_BATCH_FACTOR FT2_BATCH_FACTOR mask_ratio
 [[ $VERSION == 1 || $VERSION == 2 ]] || fail "VERSION=$VERSION must be 1 or 2"
 config_arguments EXP_PATH DATACOMP_PATH VOCAB_PATH IN1K_DATA_DIR IN1K_CLASSES IN1K_TEMPLATES COCO_DATA_DIR Flickr_DATA_DIR
-mounted_folders EXP_PATH
+work_folders EXP_PATH
 
 # --- Say what will run ---------------------------------------------------------------------------------------------------
 say "image-text training of $MODEL (text ${TXT_MODEL:-as image}, decoder ${DECODER_NAME:-as image}, version $VERSION)"

@@ -3,7 +3,7 @@
 # images and video together (src/configs/stage1_images.py, stage2_video.py). Run again, it goes on where it stopped; a stage that is
 # finished costs a minute.
 #
-#   RECORDS=gs://bucket/records EXP_PATH=/mnt/runs VARIANT=L/14 bash scripts/pretrain/train.sh [--config.FIELD=VALUE ...]
+#   RECORDS=gs://bucket/records EXP_PATH=gs://bucket/runs VARIANT=L/14 bash scripts/pretrain/train.sh [--config.FIELD=VALUE ...]
 #   LOCAL=1 bash scripts/pretrain/train.sh              # here, on made data, in minutes
 #   DRY_RUN=1 ... bash scripts/pretrain/train.sh        # print everything, launch nothing
 #
@@ -11,7 +11,7 @@
 # behind it goes to every stage.
 # Where: TPU_NAME, ZONE, PROJECT_ID, LOCAL_DATA, LOCAL_DATA_GB and the exit status: the head of scripts/launch_common.sh.
 # What:
-#   EXP_PATH         folder of the runs, on a file system that all hosts share; below it VARIANT/224, VARIANT/448, VARIANT/video
+#   EXP_PATH         folder of the runs that all hosts share, or gs://; below it VARIANT/224, VARIANT/448, VARIANT/video
 #   RECORDS          folder or URL of the record sets: image; for the stage `video` also ocr, codec, frames, collage
 #   VARIANT          B/14, L/14 (default) or H/14
 #   STAGES           of 224,448,video in this order (all; B/14 has no published recipe for video)
@@ -49,7 +49,7 @@ esac
 [[ $STAGES == 224* || -n $INIT ]] || fail "STAGES=$STAGES needs INIT, the run that its first stage starts from"
 whole_numbers IMAGE_CLASSES OCR_CLASSES VIDEO_CLASSES FSDP ACCUMULATE VIDEO_ACCUMULATE
 config_arguments EXP_PATH RECORDS INIT
-mounted_folders EXP_PATH INIT
+work_folders EXP_PATH INIT
 
 # --- Say what will run ---------------------------------------------------------------------------------------------------
 say "pretraining of $VARIANT"

@@ -14,7 +14,7 @@ from ..models.config import ViTConfig
 from ..models.encoder import Encoder
 from .card import last_metrics
 from .names import from_hf
-from .weights import DTYPES, WEIGHTS, read_json, read_weights
+from .weights import DTYPES, WEIGHTS, folder_path, read_json, read_weights
 
 MODEL_TYPE = "onevision_encoder"
 IMPORTED = "imported"  # key of a checkpoint's metadata: the `Origin` of an imported one
@@ -84,7 +84,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
     Raises:
       ValueError: as for `load`.
     """
-    path = Path(path)
+    path = folder_path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is no folder: {_WANTED}")
     settings = read_json(path / "config.json") if (path / "config.json").is_file() else {}

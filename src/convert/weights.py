@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from ..files import write_json
+from ..files import PathOrUrl, is_url, write_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -134,6 +134,16 @@ def parse_size(text: str) -> int:
     if size < 1:
         raise ValueError(f"size {text!r} must be a number and a unit, such as 5GB or 500MiB")
     return size
+
+
+def folder_path(path: PathOrUrl) -> Path:
+    """A folder of this machine, or of a bucket (gs://), which Orbax and its path class reach."""
+    if not is_url(path):
+        return Path(path)
+    # Imported here: a local exported folder opens without Orbax.
+    from ..trainers.checkpoint_reading import checkpoint_path
+
+    return checkpoint_path(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,35 +6,58 @@ the state lies that they are taken into.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from ..files import PathOrUrl, fresh_listings, is_url
 from .mesh import path_name
 from .run_config import InitConfig
 
 FOLDER = "checkpoints"
+_COMMITTED = "commit_success.txt"
 
 
 class TornCheckpoint(ValueError):
     """A checkpoint that lacks a part of what it was written with, or whose bytes are damaged."""
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def checkpoint_path(path: PathOrUrl) -> Path:
+    """A folder with checkpoints, for Orbax: a local one as an absolute path, or one of a bucket.
+
+    Raises:
+      ValueError: Orbax can't store arrays there, or the package that reaches it is missing.
+    """
+    if not is_url(path):
+        return Path(path).absolute()
+    if not os.fspath(path).startswith("gs://"):
+        raise ValueError(
+            f"{os.fspath(path)}: checkpoints lie in a folder or in Google Cloud Storage (gs://)"
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ValueError(f"{os.fspath(path)}: gs:// needs the package gcsfs: pip install gcsfs")
+    fresh_listings()
+    return epath.Path(path)
+
+
+def find_checkpoint(path: PathOrUrl) -> Path:
     """The folder of one checkpoint: `path` itself, or the newest of a work directory.
 
     Raises:
       ValueError: there is none; the message says what was looked for.
     """
-    path = Path(path).absolute()
-    if (path / "encoder").is_dir():
+    path = checkpoint_path(path)
+    if _is_checkpoint(path):
         return path
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     steps = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    steps = [p for p in steps if (p / "encoder").is_dir()]
+    steps = [p for p in steps if _is_checkpoint(p)]
     if not steps:
         raise ValueError(
             f"{path}: neither a checkpoint (encoder/) nor a work directory ({FOLDER}/STEP/)"
@@ -42,7 +65,7 @@ def find_checkpoint(path: str | Path) -> Path:
     return max(steps, key=lambda p: int(p.name))
 
 
-def restore_params(path: str | Path, *, ema: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+def restore_params(path: PathOrUrl, *, ema: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """The encoder of a checkpoint, without heads and optimiser.
 
     Args:
@@ -63,7 +86,7 @@ def restore_params(path: str | Path, *, ema: bool = False) -> tuple[dict[str, An
     return ocp.load_checkpointables(folder, {tree: abstract})[tree], dict(saved.custom_metadata)
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
+def read_metadata(path: PathOrUrl) -> dict[str, Any]:
     """The JSON values that were saved with a checkpoint.
 
     Args:
@@ -75,7 +98,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return dict(stored(find_checkpoint(path)).custom_metadata)
 
 
-def restore_rest(path: str | Path, prefix: str) -> dict[str, np.ndarray]:
+def restore_rest(path: PathOrUrl, prefix: str) -> dict[str, np.ndarray]:
     """Arrays of a checkpoint outside of the encoder, without reading the others.
 
     Args:
@@ -104,7 +127,7 @@ def restore_rest(path: str | Path, prefix: str) -> dict[str, np.ndarray]:
     return {key.removeprefix(prefix): np.asarray(leaf) for key, leaf in loaded.items()}
 
 
-def head_centres(path: str | Path, head: str) -> np.ndarray:
+def head_centres(path: PathOrUrl, head: str) -> np.ndarray:
     """The class centres of a head, float32 [C, D], padding rows included.
 
     Raises:
@@ -187,6 +210,12 @@ def initialise(config: InitConfig, state: dict[str, Any]) -> dict[str, Any]:
     if "ema" in state:
         made["ema"] = jax.tree.map(lambda leaf: leaf.copy(), loaded[tree])
     return made
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    # A bucket can't rename: an unfinished checkpoint has its name already, and lacks this file.
+    whole = not is_url(folder) or (folder / _COMMITTED).exists()
+    return whole and (folder / "encoder").is_dir()
 
 
 def _encoder_tree(folder: Path, trees: dict[str, Any], ema: bool) -> str:

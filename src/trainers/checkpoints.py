@@ -12,6 +12,7 @@ one.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from .checkpoint_reading import FOLDER, TornCheckpoint, outside_encoder, require_same, stored
+from ..files import PathOrUrl, exists, join, make_folder, move_folder
+from .checkpoint_reading import (
+    FOLDER,
+    TornCheckpoint,
+    checkpoint_path,
+    outside_encoder,
+    require_same,
+    stored,
+)
 from .mesh import path_name
 from .run_config import CheckpointConfig
 
@@ -34,16 +43,16 @@ class Checkpoints:
     """The checkpoints of one work directory.
 
     Args:
-      workdir: the run's folder; checkpoints lie in `workdir/checkpoints/STEP`.
+      workdir: the run's folder or gs:// URL; checkpoints lie in `workdir/checkpoints/STEP`.
       config: which are kept.
     """
 
-    def __init__(self, workdir: str | Path, config: CheckpointConfig) -> None:
+    def __init__(self, workdir: PathOrUrl, config: CheckpointConfig) -> None:
         policies = ocp.training.preservation_policies
         kept: list[Any] = [policies.LatestN(config.keep)]
         if config.keep_every_steps:
             kept.append(policies.EveryNSteps(config.keep_every_steps))
-        self._workdir = Path(workdir).absolute()
+        self._workdir = checkpoint_path(workdir)
         self._checkpointer = ocp.training.Checkpointer(
             self._workdir / FOLDER,
             preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -143,17 +152,17 @@ class Checkpoints:
 
     def _move_aside(self, step: int, folder: Path) -> None:
         if jax.process_index() == 0:
-            aside = self._workdir / TORN_FOLDER
-            aside.mkdir(exist_ok=True)
-            earlier = len(list(aside.glob(f"{step}*")))
-            folder.rename(aside / (f"{step}.{earlier}" if earlier else str(step)))
+            aside = join(self._workdir, TORN_FOLDER)
+            make_folder(aside)
+            names = (f"{step}.{earlier}" if earlier else str(step) for earlier in itertools.count())
+            move_folder(folder, next(p for n in names if not exists(p := join(aside, n))))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"moved torn checkpoint {step}")
         self._checkpointer.reload()
 
 
 def save_params(
-    path: str | Path,
+    path: PathOrUrl,
     params: dict[str, Any],
     metadata: dict[str, Any],
     rest: dict[str, np.ndarray] | None = None,
@@ -172,7 +181,7 @@ def save_params(
         trees["train"] = rest
     arrays = {name: len(jax.tree.leaves(tree)) for name, tree in trees.items()}
     ocp.save_checkpointables(
-        Path(path).absolute(), trees, custom_metadata={**metadata, "arrays": arrays}
+        checkpoint_path(path), trees, custom_metadata={**metadata, "arrays": arrays}
     )
 
 

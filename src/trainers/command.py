@@ -7,14 +7,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from ..files import PathOrUrl, join
+from ..mirror import Mirror
 from . import mesh as meshes
+from .agreement import require_agreement
+from .heartbeat import beating
 from .preemption import TrainingStopped
 
 LOG_FOLDER = "logs"
@@ -46,7 +49,7 @@ def run_command(
     config_flags.DEFINE_config_file(
         "config", None, "config file, with arguments after a colon", flag_values=values
     )
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the run, or gs:// URL", flag_values=values)
     if dry_run:
         flags.DEFINE_bool("dry_run", False, "report on the run, train nothing", flag_values=values)
         flags.DEFINE_integer(
@@ -77,8 +80,10 @@ def run_command(
             print(dry_run(parse(values.config.to_dict())))
             return 0
         meshes.start_processes()
+        start = require_agreement(values.config.to_dict(), values.workdir)
         config = parse(values.config.to_dict())
-        with process_log(Path(values.workdir)):
+        process, processes = jax.process_index(), jax.process_count()
+        with process_log(values.workdir), beating(values.workdir, start, process, processes):
             run(config, values.workdir)
     except (ValueError, TrainingStopped) as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -122,11 +127,11 @@ def prepare_jax(config: ConfigDict, devices: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def process_log(workdir: Path) -> Iterator[None]:
+def process_log(workdir: PathOrUrl) -> Iterator[None]:
     """Also writes what the package logs to WORKDIR/logs/process-NNN.log, a file per process."""
-    folder = workdir / LOG_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / f"process-{jax.process_index():03d}.log", delay=True)
+    mirror, name = Mirror(join(workdir, LOG_FOLDER)), f"process-{jax.process_index():03d}.log"
+    mirror.fetch(name)
+    handler = logging.FileHandler(mirror.folder / name, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("codecvit")
     logger.addHandler(handler)
@@ -140,3 +145,4 @@ def process_log(workdir: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+        mirror.close()

@@ -11,14 +11,14 @@ computes in contrastive_step.py.
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
 from ..data.tokenizers import open_tokenizer
-from ..files import write_json
+from ..files import PathOrUrl, join, make_folder, write_json
 from . import mesh as meshes
 from .checkpoints import Checkpoints
 from .command import run_command
@@ -31,12 +31,13 @@ from .start import count_parameters, start_state
 from .update import State
 
 
-def train_pairs(config: ContrastiveConfig, workdir: str | Path) -> dict[str, float]:
+def train_pairs(config: ContrastiveConfig, workdir: PathOrUrl) -> dict[str, float]:
     """Runs or continues one image-text run.
 
     Args:
       config: the run.
-      workdir: its folder: config.json, metrics.jsonl, tensorboard/, checkpoints/STEP/.
+      workdir: its folder or gs:// URL: config.json, metrics.jsonl, tensorboard/,
+        checkpoints/STEP/.
 
     Returns:
       The metrics that were written last.
@@ -47,12 +48,12 @@ def train_pairs(config: ContrastiveConfig, workdir: str | Path) -> dict[str, flo
     """
     mesh = meshes.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return train_on_mesh(config, Path(workdir), mesh)
+        return train_on_mesh(config, os.fspath(workdir), mesh)
 
 
-def train_on_mesh(config: ContrastiveConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
+def train_on_mesh(config: ContrastiveConfig, workdir: str, mesh: Mesh) -> dict[str, float]:
     """`train_pairs` on a mesh that is set already."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
 
     # --- Data ---------------------------------------------------------------------------------
     tokenizer = open_tokenizer(config.tokenizer)
@@ -68,7 +69,7 @@ def train_on_mesh(config: ContrastiveConfig, workdir: Path, mesh: Mesh) -> dict[
     if position is not None:
         sources.set_state(position)
     if jax.process_index() == 0:
-        write_json(workdir / "config.json", config.to_dict())
+        write_json(join(workdir, "config.json"), config.to_dict())
 
     # --- Update step --------------------------------------------------------------------------
     train_step = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=(shardings, None))

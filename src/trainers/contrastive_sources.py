@@ -10,6 +10,7 @@ from ..data.pairs import make_pair_loader, open_pairs
 from ..data.tokenizers import Tokenizer
 from .contrastive_config import ContrastiveConfig, source_budget
 from .flops import head_flops_per_sample, train_flops_per_token
+from .mesh import batch_part
 from .sources import Phase, Sources
 
 
@@ -19,7 +20,8 @@ def open_sources(config: ContrastiveConfig, tokenizer: Tokenizer) -> Sources:
     Raises:
       ValueError: pairs can't be opened, or a batch or budget doesn't fit.
     """
-    devices = jax.sharding.get_abstract_mesh().size
+    mesh = jax.sharding.get_mesh()
+    devices, (part, parts) = mesh.size, batch_part(mesh)
     opened = {}
     for name, source in config.sources.items():
         if source.batch_size % devices:
@@ -42,8 +44,8 @@ def open_sources(config: ContrastiveConfig, tokenizer: Tokenizer) -> Sources:
             augment=source.augment,
             mask_ratio=source.mask_ratio,
             seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=part,
+            process_count=parts,
             worker_count=source.loader_workers,
         )
         opened[name] = {"": Phase(0, loader)}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from .. import __version__
+from ..files import PathOrUrl
 from ..metrics import MetricWriter, Throughput
+from . import heartbeat
 from . import mesh as meshes
 from .checkpoints import Checkpoints
 from .flops import peak_tflops
@@ -29,7 +30,7 @@ class Loop:
 
     Args:
       config: the run.
-      workdir: its folder.
+      workdir: its folder or URL.
       mesh: the mesh, which is set.
       sources: the data.
       checkpoints: where the state is saved.
@@ -42,7 +43,7 @@ class Loop:
     def __init__(
         self,
         config: RunConfig,
-        workdir: Path,
+        workdir: PathOrUrl,
         mesh: Mesh,
         sources: Sources,
         checkpoints: Checkpoints,
@@ -93,15 +94,18 @@ class Loop:
 
     def _run(self, train_step: Step) -> dict[str, float]:
         config, state, metrics = self._config, self._state, {}
+        heartbeat.enter("starting", config.total_steps, self._start_step)
         if self._start_step == 0:
             self._report(0, state)
         throughput = Throughput()  # from here on: the evaluation of step 0 is no step
         for step in range(self._start_step + 1, config.total_steps + 1):
             # The next batch is asked for only after the save below, so that the data position in a
             # checkpoint is that of the batches its state has seen. Do not reorder.
+            heartbeat.enter("data")
             asked = time.perf_counter()
             rows = self._sources.next(step)
             throughput.waited(time.perf_counter() - asked)
+            heartbeat.enter("step")
             batches = {n: meshes.put_batch(on_device(b), self._mesh) for n, b in rows.items()}
 
             with self._profile.begin(step):
@@ -111,6 +115,7 @@ class Loop:
             last = step == config.total_steps
             if step % config.log_steps == 0 or last:
                 metrics = self._log(step, state, step_metrics, throughput)
+            heartbeat.stepped(step)
             if self._stop.reached(step) and not last:
                 self._save(step, state)
                 self._writer.note(f"SIGTERM: saved step {step}, stopping")
@@ -124,10 +129,12 @@ class Loop:
         return metrics
 
     def _report(self, step: int, state: State) -> None:
+        heartbeat.enter("evaluation")
         if found := self._evaluate(step, state):
             self._writer.write(step, found)
 
     def _save(self, step: int, state: State) -> None:
+        heartbeat.enter("checkpoint")
         about = {"config": self._config.to_dict(), "version": __version__}
         self._checkpoints.save(step, state, {**about, "data": self._sources.get_state()})
 

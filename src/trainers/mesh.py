@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -113,11 +114,45 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A process' rows of a batch -> global arrays with rows over the data and fsdp axes."""
+    """A process' part of a batch -> global arrays with rows over the data and fsdp axes."""
     sharding = NamedSharding(mesh, BATCH_SPEC)
     return {
         key: jax.make_array_from_process_local_data(sharding, rows) for key, rows in batch.items()
     }
+
+
+def put_whole_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The same of a batch whose rows every process has: each hands in its part of them."""
+    index, count = batch_part(mesh)
+    return put_batch({key: np.array_split(r, count)[index] for key, r in batch.items()}, mesh)
+
+
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """Which part of a batch this process reads, and how many parts there are.
+
+    There are as many as processes, unless the tensor axis spans several: their devices hold the
+    same rows, so they read the same part.
+
+    Raises:
+      ValueError: the rows of two processes overlap in part.
+    """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows_of: dict[int, set[int]] = {}
+    for device, (rows,) in NamedSharding(mesh, BATCH_SPEC).devices_indices_map((ways,)).items():
+        rows_of.setdefault(device.process_index, set()).add(rows.start or 0)
+    return part_of(jax.process_index(), rows_of)
+
+
+def part_of(process: int, rows_of: Mapping[int, set[int]]) -> tuple[int, int]:
+    """`batch_part` of a process, from the rows that the devices of each process hold."""
+    parts = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
+    rows = [row for part in parts for row in part]
+    if len(rows) > len(set(rows)) or len({len(part) for part in parts}) > 1:
+        raise ValueError(
+            "config.mesh spreads a batch so that processes share some of their rows and not "
+            "others: choose a tensor size that divides the devices of a process, or a multiple"
+        )
+    return parts.index(tuple(sorted(rows_of[process]))), len(parts)
 
 
 def _number(variable: str) -> int | None:

@@ -84,10 +84,8 @@ class PairModel:
         return self._apply(self._text, {"ids": ids_BT})
 
     def _apply(self, function: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        # Each process holds all rows and hands in those of its own devices.
-        count, index = jax.process_count(), jax.process_index()
-        local = {key: np.array_split(rows, count)[index] for key, rows in batch.items()}
-        return np.asarray(function(self.params, meshes.put_batch(local, self._mesh)), np.float32)
+        found = function(self.params, meshes.put_whole_batch(batch, self._mesh))
+        return np.asarray(found, np.float32)
 
 
 class ZeroShot:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import PathOrUrl, exists, join, last_name
 from ..metrics import JSONL, read_metrics
 
 if TYPE_CHECKING:
@@ -33,22 +34,22 @@ _COLUMNS = 3
 Curves = Mapping[str, Mapping[str, tuple[list[int], list[float]]]]
 
 
-def read_curves(workdirs: Sequence[Path], metrics: str = DEFAULT_METRICS) -> Curves:
+def read_curves(workdirs: Sequence[PathOrUrl], metrics: str = DEFAULT_METRICS) -> Curves:
     """The curves of some runs.
 
     Args:
-      workdirs: their folders; a run is named after its folder, or by its whole path where two
-        folders have one name.
+      workdirs: their folders or URLs; a run is named after its folder, or by its whole path where
+        two folders have one name.
       metrics: a regex; metrics in whose name it is found are taken.
 
     Raises:
       ValueError: a folder has no metrics, or none that the regex finds.
     """
     wanted = re.compile(metrics)
-    names = [workdir.resolve().name for workdir in workdirs]
+    names = [last_name(workdir) for workdir in workdirs]
     curves = {}
     for workdir, name in zip(workdirs, names, strict=True):
-        if not (workdir / JSONL).is_file():
+        if not exists(join(workdir, JSONL)):
             raise ValueError(f"{workdir} holds no {JSONL}: it is no work directory of a run")
         found: dict[str, tuple[list[int], list[float]]] = {}
         for row in read_metrics(workdir):
@@ -114,7 +115,7 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
     parser.add_argument("--metrics", default=DEFAULT_METRICS, metavar="REGEX", help="which metrics")
     args = parser.parse_args(argv)

@@ -13,13 +13,13 @@ With --dry-run nothing is read or trained: it prints parameters, shardings, memo
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from ..files import write_json
+from ..files import PathOrUrl, join, make_folder, write_json
 from . import mesh as meshes
 from .checkpoints import Checkpoints
 from .command import run_command
@@ -33,12 +33,13 @@ from .start import count_parameters, start_state
 from .update import State
 
 
-def pretrain(config: PretrainConfig, workdir: str | Path) -> dict[str, float]:
+def pretrain(config: PretrainConfig, workdir: PathOrUrl) -> dict[str, float]:
     """Runs or continues one pretraining run.
 
     Args:
       config: the run.
-      workdir: its folder: config.json, metrics.jsonl, tensorboard/, checkpoints/STEP/.
+      workdir: its folder or gs:// URL: config.json, metrics.jsonl, tensorboard/,
+        checkpoints/STEP/.
 
     Returns:
       The metrics that were written last.
@@ -49,12 +50,12 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> dict[str, float]:
     """
     mesh = meshes.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return train_on_mesh(config, Path(workdir), mesh)
+        return train_on_mesh(config, os.fspath(workdir), mesh)
 
 
-def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str, float]:
+def train_on_mesh(config: PretrainConfig, workdir: str, mesh: Mesh) -> dict[str, float]:
     """`pretrain` on a mesh that is set already."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
 
     # --- Data ---------------------------------------------------------------------------------
     sources = open_sources(config)
@@ -68,7 +69,7 @@ def train_on_mesh(config: PretrainConfig, workdir: Path, mesh: Mesh) -> dict[str
     if position is not None:
         sources.set_state(position)
     if jax.process_index() == 0:
-        write_json(workdir / "config.json", config.to_dict())
+        write_json(join(workdir, "config.json"), config.to_dict())
 
     # --- Update step --------------------------------------------------------------------------
     train_step = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=(shardings, None))

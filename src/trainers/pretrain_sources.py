@@ -10,6 +10,7 @@ from ..data.on_the_fly import OnTheFly
 from ..data.pipeline import Loader, make_loader
 from ..data.records import RecordSet, load_labels
 from .flops import head_flops_per_sample, train_flops_per_token
+from .mesh import batch_part
 from .pretrain_config import PretrainConfig, SourceConfig, buckets, current_phase
 from .sources import Phase, Sources
 
@@ -54,7 +55,8 @@ def step_work(config: PretrainConfig, step: int) -> dict[str, Any]:
 
 
 def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
-    devices = jax.sharding.get_abstract_mesh().size
+    mesh = jax.sharding.get_mesh()
+    devices, (part, parts) = mesh.size, batch_part(mesh)
     if source.batch_size % (devices * config.grad_accum_steps):
         raise ValueError(
             f"config.sources.{name}.batch_size = {source.batch_size} must be a multiple of the "
@@ -80,8 +82,8 @@ def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
         augment=source.augment,
         seed=config.seed,
         shuffle_window=source.shuffle_window,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=parts,
         worker_count=source.loader_workers,
     )
 

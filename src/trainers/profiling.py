@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from ..files import PathOrUrl, join
+from ..mirror import Mirror
 from .run_config import ProfileConfig
 
 FOLDER = "profile"
@@ -18,28 +19,29 @@ class ProfileWindow:
     TensorBoard's profile plugin and https://ui.perfetto.dev open the trace.
     """
 
-    def __init__(self, config: ProfileConfig, workdir: Path) -> None:
-        self._config, self._folder = config, workdir / FOLDER
-        self._running = False
+    def __init__(self, config: ProfileConfig, workdir: PathOrUrl) -> None:
+        self._config, self._place = config, join(workdir, FOLDER)
+        self._mirror: Mirror | None = None
 
     def begin(self, step: int) -> jax.profiler.StepTraceAnnotation:
         """Called before each step; the step runs within what it returns."""
         if self._config.num_steps and step == self._config.start_step:
-            jax.profiler.start_trace(str(self._folder))
-            self._running = True
+            self._mirror = Mirror(self._place)
+            jax.profiler.start_trace(str(self._mirror.folder))
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
     def end(self, step: int, result: Any) -> None:
         """Called after each step with an array of its result, which the last of them waits for."""
-        if self._running and step == self._config.start_step + self._config.num_steps - 1:
+        if self._mirror and step == self._config.start_step + self._config.num_steps - 1:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
         """Ends a window that is still open."""
-        if self._running:
+        if self._mirror:
             jax.profiler.stop_trace()
-            self._running = False
+            self._mirror.close()
+            self._mirror = None
 
 
 def memory_peak_gib() -> float | None:

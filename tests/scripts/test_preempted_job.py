@@ -80,7 +80,7 @@ def metrics_of(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_it_goes_on_and_ends_as_an_undisturbed_run(shell, records):
     shell.stand_in("srun", "sbatch", "scontrol")
     caches = {k: v for k, v in os.environ.items() if k.startswith(("JAX_COMP", "JAX_PERS"))}
@@ -94,7 +94,7 @@ def test_it_goes_on_and_ends_as_an_undisturbed_run(shell, records):
     }
     gpu = ["bash", "scripts/pretrain/train_gpu.sh", *TINY]
     whole = shell.place / "whole"
-    status, output = shell.run(*gpu, **variables, EXP_PATH=str(whole), PROCESSES="2", timeout=400)
+    status, output = shell.run(*gpu, **variables, EXP_PATH=str(whole), PROCESSES="2", timeout=1200)
     assert status == 0, output
 
     parts = shell.place / "parts"
@@ -110,13 +110,13 @@ def test_it_goes_on_and_ends_as_an_undisturbed_run(shell, records):
         LOCAL_DATA=str(disk),
     )
     path = parts / "B-14" / "224" / "metrics.jsonl"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not (path.exists() and '"step": 5,' in path.read_text()):
         assert started.poll() is None, started.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(int((shell.place / "step.pid").read_text()), signal.SIGTERM)
-    output = started.communicate(timeout=400)[0]
+    output = started.communicate(timeout=1200)[0]
     assert started.returncode == 0, output
     first, second = output.split("sbatch: start 2")
     assert f"of {STEPS}: run it again and it goes on" in first

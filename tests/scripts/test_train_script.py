@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from codecvit.configs import stage1_images, stage2_video
+from codecvit.files import write_atomic
 from codecvit.trainers.pretrain_config import PretrainConfig
 
 TRAIN = "scripts/pretrain/train.sh"
@@ -71,7 +74,7 @@ def test_every_variable_has_its_effect(shell):
         ({"STAGES": "448"}, "STAGES=448 needs INIT"),
         ({"FSDP": "all"}, "FSDP=all must be a whole number"),
         ({"RECORDS": "/a,b"}, "RECORDS=/a,b must not hold a comma"),
-        ({"EXP_PATH": "gs://bucket/runs"}, "EXP_PATH=gs://bucket/runs must be a folder"),
+        ({"EXP_PATH": "s3://bucket/runs"}, "EXP_PATH=s3://bucket/runs must be a folder that all"),
         ({"DRY_RUN": "yes"}, "DRY_RUN=yes must be 0 or 1"),
         ({"TPU_NAME": "t"}, "TPU_NAME=t needs ZONE and PROJECT_ID"),
         ({"ZONE": "z"}, "ZONE and PROJECT_ID go with TPU_NAME"),
@@ -134,7 +137,7 @@ TRAINER = """
 for word in "$@"; do case "$word" in --workdir=*) dir=${word#*=} ;; esac; done
 mkdir -p "$dir/checkpoints"
 echo '{"total_steps": 80}' > "$dir/config.json"
-finish() { mkdir -p "$dir/checkpoints/$1/encoder"; exit 0; }
+finish() { mkdir -p "$dir/checkpoints/$1/encoder"; touch "$dir/checkpoints/$1/encoder/d"; exit 0; }
 trap 'finish 40' TERM
 echo "${CODECVIT_CACHE:-} ${CODECVIT_CACHE_GB:-}" > "$STAND_IN_DIR/cache"
 touch "$STAND_IN_DIR/started"
@@ -203,3 +206,21 @@ def test_a_single_run_by_itself(shell, trainer):
     assert status == 2 and "no --workdir" in output
     done = shell.run(sys.executable, "scripts/stage_done.py", shell.place / "nothing")
     assert done[0] == 2 and "config.json" in done[1]
+
+
+def test_the_end_of_a_run_is_seen_in_a_bucket_too():
+    """A checkpoint that is still being written has its name there, and no commit file."""
+    name = Path(__file__).parents[2] / "scripts" / "stage_done.py"
+    spec = importlib.util.spec_from_file_location("stage_done", name)
+    stage_done = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stage_done)
+    write_atomic("memory://run/config.json", b'{"total_steps": 80}')
+    assert stage_done.steps_of("memory://run") == (0, 80)
+    write_atomic("memory://run/checkpoints/40/encoder/d", b"")
+    write_atomic("memory://run/checkpoints/40/commit_success.txt", b"")
+    write_atomic("memory://run/checkpoints/80/encoder/d", b"")
+    assert stage_done.steps_of("memory://run") == (40, 80)
+    assert stage_done.main(["memory://run"]) == 75
+    write_atomic("memory://run/checkpoints/80/commit_success.txt", b"")
+    assert stage_done.main(["memory://run"]) == 0
+    assert stage_done.main(["memory://none"]) == stage_done.main(["none://x"]) == 2

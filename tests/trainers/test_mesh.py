@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
+from codecvit.trainers.mesh import batch_part, make_mesh, part_of, put_batch, shard_tree
 from codecvit.trainers.run_config import MeshConfig
 
 
@@ -69,3 +69,22 @@ def test_batches_are_spread_by_rows():
     put = put_batch({"x": rows}, mesh)["x"]
     np.testing.assert_array_equal(put, rows)
     assert {shard.data.shape for shard in put.addressable_shards} == {(1, 2)}
+
+
+def test_processes_that_hold_the_same_rows_read_the_same_part():
+    """Row blocks by process: of 4 hosts, of a tensor axis over 2 of them, over all of them."""
+    own = {0: {0, 1}, 1: {2, 3}, 2: {4, 5}, 3: {6, 7}}
+    assert [part_of(process, own) for process in own] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    shared = {0: {0}, 1: {0}, 2: {1}, 3: {1}}
+    assert [part_of(process, shared) for process in shared] == [(0, 2), (0, 2), (1, 2), (1, 2)]
+    # Devices are not always in the order of processes.
+    mixed = {0: {1, 3}, 1: {0, 2}, 2: {1, 3}}
+    assert [part_of(process, mixed) for process in mixed] == [(1, 2), (0, 2), (1, 2)]
+    for overlapping in ({0: {0, 1}, 1: {1, 2}}, {0: {0, 1}, 1: {2}}):
+        with pytest.raises(ValueError, match="choose a tensor size"):
+            part_of(0, overlapping)
+
+
+@pytest.mark.parametrize("tensor", [1, 8])
+def test_one_process_reads_all(tensor):
+    assert batch_part(make_mesh(MeshConfig(tensor=tensor))) == (0, 1)

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from codecvit.files import write_atomic
 from codecvit.trainers.plot import draw, main, read_curves
 
 
@@ -40,6 +41,13 @@ def test_the_lines_are_the_numbers_of_the_runs(runs):
 def test_equal_folder_names_are_told_apart(tmp_path):
     runs = [write_run(tmp_path / name / "run", [1.0]) for name in "xy"]
     assert list(read_curves(runs)) == [str(run) for run in runs]
+
+
+def test_a_run_behind_a_url_is_drawn(runs):
+    content = (runs[0] / "metrics.jsonl").read_bytes()
+    write_atomic("memory://plot/runs/L/metrics.jsonl", content)
+    curves = read_curves([*runs, "memory://plot/runs/L/"])
+    assert curves["L"] == curves["a"]
 
 
 def test_a_picture_and_a_page(runs, tmp_path, capsys):

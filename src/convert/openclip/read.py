@@ -21,7 +21,7 @@ from ..card import last_metrics
 from ..folder import DECODER, IMAGE_TEXT, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS
 from ..load import IMPORTED, read_checkpoint, stored_dtype
 from ..names import insert
-from ..weights import WEIGHTS, read_json, read_safetensors, read_weights
+from ..weights import WEIGHTS, folder_path, read_json, read_safetensors, read_weights
 from .hf_config import MODEL_TYPE, from_hf_config
 from .names import POSITIONS, PROJECTION, from_jax, from_openclip, position_code
 from .settings import ClipOrigin, Parts, from_openclip_config
@@ -76,7 +76,7 @@ class ClipCheckpoint(NamedTuple):
 
 def is_clip(path: str | Path) -> bool:
     """Whether a path holds an image-text model, rather than an encoder or nothing."""
-    path = Path(path)
+    path = folder_path(path)
     if (path / OPENCLIP_CONFIG).is_file() or (path / IMAGE_TEXT).is_file():
         return True
     if (path / "config.json").is_file():
@@ -104,7 +104,7 @@ def read_clip(path: str | Path, *, ema: bool = False) -> ClipCheckpoint:
     Raises:
       ValueError: `path` is none of these, or a tensor is missing, unknown or of another shape.
     """
-    path = Path(path)
+    path = folder_path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is no folder: {_WANTED}")
     checkpoint = (path / "checkpoints").is_dir() or (path / "encoder").is_dir()

@@ -14,11 +14,12 @@ in test.npz, and which examples had no record that could be read in left_out.jso
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,9 +30,10 @@ from ... import __version__
 from ...data.augment import AugmentConfig
 from ...data.pipeline import make_loader
 from ...data.records import RecordSet
-from ...files import write_json
+from ...files import PathOrUrl, exists, join, make_folder, read_text, write_atomic, write_json
 from ...metrics import MetricWriter, Throughput
 from ...models.classifier import AttentiveClassifier
+from .. import heartbeat
 from .. import mesh as meshes
 from ..checkpoints import Checkpoints
 from ..command import run_command
@@ -48,13 +50,13 @@ from .step import init_probe, keep_best, make_probe_step, make_scores
 TOKEN_STEP = 128
 
 
-def probe(config: AttentiveProbeConfig, workdir: str | Path) -> dict[str, Any] | None:
+def probe(config: AttentiveProbeConfig, workdir: PathOrUrl) -> dict[str, Any] | None:
     """Runs or continues one probe.
 
     Args:
       config: the probe.
-      workdir: its folder: config.json, metrics.jsonl, checkpoints/STEP/, results.json, test.npz,
-        left_out.json.
+      workdir: its folder or gs:// URL: config.json, metrics.jsonl, checkpoints/STEP/, results.json,
+        test.npz, left_out.json.
 
     Returns:
       What results.json says; None for a run that SIGTERM has stopped.
@@ -64,12 +66,12 @@ def probe(config: AttentiveProbeConfig, workdir: str | Path) -> dict[str, Any] |
     """
     mesh = meshes.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        return probe_on_mesh(config, Path(workdir), mesh)
+        return probe_on_mesh(config, os.fspath(workdir), mesh)
 
 
-def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> dict[str, Any] | None:
+def probe_on_mesh(config: AttentiveProbeConfig, workdir: str, mesh: Mesh) -> dict[str, Any] | None:
     """`probe` on a mesh that is set already."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     first_process = jax.process_index() == 0
     if config.batch_size % mesh.size:
         raise ValueError(
@@ -84,6 +86,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
     records = data.train.views[0]
     example_of = data.train.examples_of(0)
     budget = -(-data.longest // TOKEN_STEP) * TOKEN_STEP
+    part, parts = meshes.batch_part(mesh)
     loader = make_loader(
         records,
         only=fit,
@@ -91,8 +94,8 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         budget=budget,
         augment=AugmentConfig(flip=config.flip),
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=parts,
         worker_count=config.loader_workers,
     )
     # The stream of examples is endless: an epoch ends within a batch, and nothing is dropped.
@@ -128,6 +131,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
 
     # --- Bookkeeping --------------------------------------------------------------------------
     start_step = int(state["step"])
+    heartbeat.enter("starting", total_steps, start_step)
     stop = StopSignal()
     writer = MetricWriter(
         workdir,
@@ -138,7 +142,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         config=config.to_dict(),
     )
     if first_process:
-        write_json(workdir / "config.json", config.to_dict())
+        write_json(join(workdir, "config.json"), config.to_dict())
     writer.note(
         f"{data.name}, {config.input}: {len(fit)} examples to fit, {len(choose)} to choose by, "
         f"{len(data.test.keys)} to test; steps {start_step} to {total_steps}"
@@ -153,6 +157,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
     names = [f"lr={lr:g}" for lr in config.lrs]
 
     def choose_best(step: int) -> dict[str, Any]:
+        heartbeat.enter("evaluation")
         found = dict(
             zip(names, held_out_scores(chooser, state["params"]["heads"], data), strict=True)
         )
@@ -177,20 +182,23 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         writer.write(step, found)
 
     def save(step: int) -> None:
+        heartbeat.enter("checkpoint")
         about = {"config": config.to_dict(), "version": __version__, "examples": loader.get_state()}
         checkpoints.save(step, state, about)
 
     # --- Train --------------------------------------------------------------------------------
     try:
-        if start_step == total_steps and (workdir / RESULTS).is_file():
+        if start_step == total_steps and exists(join(workdir, RESULTS)):
             writer.note(f"{workdir} is finished")
-            return json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+            return json.loads(read_text(join(workdir, RESULTS)))
         throughput = Throughput()
         for step in range(start_step + 1, total_steps + 1):
             # Asked for after the save below: a checkpoint's position is that of what was seen.
+            heartbeat.enter("data")
             asked = time.perf_counter()
             rows = next(loader)
             throughput.waited(time.perf_counter() - asked)
+            heartbeat.enter("step")
             about = {
                 "targets": data.train.targets_NC[example_of[rows["index"]]].astype(np.float32),
                 "weight": rows["weight"],
@@ -202,6 +210,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
             last = step == total_steps
             if step % config.log_steps == 0 or last:
                 log(step, step_metrics)
+            heartbeat.stepped(step)
             if step in ends:
                 state = choose_best(step)
             stopped = stop.reached(step) and not last
@@ -211,6 +220,7 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
                 writer.note(f"SIGTERM: saved step {step}, stopping")
                 return None
         loader.close()  # before the test: its workers are no longer needed
+        heartbeat.enter("evaluation")
 
         # --- Test, once -----------------------------------------------------------------------
         def passes(records: RecordSet, rows: np.ndarray) -> Passes:
@@ -228,9 +238,11 @@ def probe_on_mesh(config: AttentiveProbeConfig, workdir: Path, mesh: Mesh) -> di
         numbers = results["test"] | results.get("baselines", {})
         writer.write(total_steps, {f"test/{key}": value for key, value in numbers.items()})
         if first_process:
-            np.savez(workdir / OUTCOMES, keys=np.array(data.test.keys), **test.outcomes)
-            write_json(workdir / LEFT_OUT, left_out(data, test))
-            write_json(workdir / RESULTS, results)
+            arrays = io.BytesIO()
+            np.savez(arrays, keys=np.array(data.test.keys), **test.outcomes)
+            write_atomic(join(workdir, OUTCOMES), arrays.getvalue())
+            write_json(join(workdir, LEFT_OUT), left_out(data, test))
+            write_json(join(workdir, RESULTS), results)
         return results
     finally:
         loader.close()

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...data.pipeline import make_loader
 from ...data.records import RecordSet
-from ..mesh import put_batch
+from ..mesh import batch_part, put_batch
 from .config import AttentiveProbeConfig
 from .encoders import Features, FrozenEncoder, mean_of_tokens
 
@@ -60,14 +60,15 @@ class Passes:
     ) -> None:
         self._encode, self._mesh, self._size = encoder.encode, mesh, len(records)
         self._batches = -(-len(chosen) // config.batch_size)
+        part, parts = batch_part(mesh)
         self._loader = make_loader(
             records,
             batch_size=config.batch_size,
             budget=budget,
             shuffle=False,
             only=chosen,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=part,
+            process_count=parts,
             worker_count=config.loader_workers,
         )
 

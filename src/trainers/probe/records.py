@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...cluster.features import Features, descriptors, embeddings, encoder_embed
 from ...data.records import RecordSet, load_labels
@@ -25,7 +25,7 @@ from ...evaluators.knn import knn
 from ...evaluators.linear_probe import linear_probe
 from ...models.config import ViTConfig
 from ...models.vit import ViT
-from ..mesh import put_batch
+from ..mesh import put_whole_batch
 from ..pretrain_config import ProbeConfig
 
 
@@ -37,10 +37,15 @@ class RecordProbe:
       mesh: the run's mesh; rows of a batch are spread over it.
 
     Raises:
-      ValueError: a record set or its labels can't be read.
+      ValueError: a record set or its labels can't be read, or the batch doesn't fit the mesh.
     """
 
     def __init__(self, config: ProbeConfig, mesh: Mesh) -> None:
+        if config.batch_size % mesh.size:
+            raise ValueError(
+                f"a probe's batch_size = {config.batch_size} must be a multiple of the {mesh.size} "
+                f"devices ({config.test_records})"
+            )
         self._config, self._mesh = config, mesh
         self._sets = [RecordSet(config.train_records), RecordSet(config.test_records)]
         for records in self._sets:
@@ -62,12 +67,13 @@ class RecordProbe:
             self._apply = jax.jit(
                 lambda p, b: vit.apply({"params": p}, b["patches"], b["positions"], b["length"])[
                     "pooled"
-                ]
+                ],
+                out_shardings=NamedSharding(self._mesh, PartitionSpec()),  # all rows to all
             )
 
         def embed(batch: dict[str, np.ndarray]) -> np.ndarray:
             inputs = {key: batch[key] for key in ("patches", "positions", "length")}
-            pooled = self._apply(params, put_batch(inputs, self._mesh))
+            pooled = self._apply(params, put_whole_batch(inputs, self._mesh))
             return np.asarray(jax.device_get(pooled), np.float32)
 
         features = [

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import itertools
 import json
 import sys
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...evaluators.outcomes import Outcomes, bootstrap, measure
-from ...files import write_json
+from ...files import PathOrUrl, exists, join, read_bytes, read_text, write_json
 from ..plot import html_page, svg_text
 from .results import OUTCOMES, RESULTS
 
@@ -64,7 +65,7 @@ class Cell:
         return float(np.mean([next(iter(measure(run).values())) for run in drawn]))
 
 
-def read_cells(runs: Sequence[Path]) -> list[Cell]:
+def read_cells(runs: Sequence[PathOrUrl]) -> list[Cell]:
     """The cells of some work directories, by data set, encoder, mode and tokens.
 
     Raises:
@@ -73,10 +74,10 @@ def read_cells(runs: Sequence[Path]) -> list[Cell]:
     found: dict[tuple[str, str, str], list[tuple[dict[str, Any], np.ndarray, Outcomes]]] = {}
     keys_of: dict[str, np.ndarray] = {}
     for run in runs:
-        if not (run / RESULTS).is_file():
+        if not exists(join(run, RESULTS)):
             raise ValueError(f"{run} has no {RESULTS}: it is no finished run of `codecvit probe`")
-        results = json.loads((run / RESULTS).read_text(encoding="utf-8"))
-        with np.load(run / OUTCOMES, allow_pickle=False) as arrays:
+        results = json.loads(read_text(join(run, RESULTS)))
+        with np.load(io.BytesIO(read_bytes(join(run, OUTCOMES))), allow_pickle=False) as arrays:
             outcomes = {key: arrays[key] for key in arrays.files}
         keys = outcomes.pop("keys")
         if not np.array_equal(keys_of.setdefault(results["dataset"], keys), keys):
@@ -175,7 +176,7 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR")
     parser.add_argument("--out", type=Path, default=Path("probe_report"), help="folder")
     args = parser.parse_args(argv)
     try:
