@@ -14,8 +14,8 @@ from compiler import xla_flags
 CONFIG = Path(__file__).parent / "trainers" / "tiny_config.py"
 
 
-def start(records, workdir, processes=2, flags=None, environment=None, **arguments):
-    """The processes of one run, four devices together; `flags`: more of them by process."""
+def start(records, workdir, processes=2, flags=None, environment=None, folders=None, **arguments):
+    """The processes of one run, four devices together; `flags`, `folders`: theirs by process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -32,6 +32,7 @@ def start(records, workdir, processes=2, flags=None, environment=None, **argumen
                 "JAX_PROCESS_ID": str(number),
             }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        pipes["cwd"] = (folders or {}).get(number)
         started.append(subprocess.Popen(command + (flags or {}).get(number, []), env=env, **pipes))
     return started
 

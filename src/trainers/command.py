@@ -74,6 +74,7 @@ def run_command(
     if wrong:
         print(f"{name}: {wrong}", file=sys.stderr)
         return 2
+    agreed = False
     try:
         prepare_jax(values.config, devices)
         if dry_run and dry:
@@ -81,12 +82,18 @@ def run_command(
             return 0
         meshes.start_processes()
         start = require_agreement(values.config.to_dict(), values.workdir)
+        agreed = True
         config = parse(values.config.to_dict())
         process, processes = jax.process_index(), jax.process_count()
         with process_log(values.workdir), beating(values.workdir, start, process, processes):
             run(config, values.workdir)
     except (ValueError, TrainingStopped) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        if agreed and not isinstance(error, TrainingStopped) and jax.process_count() > 1:
+            # Maybe this process alone: its data are missing. An ordinary exit would wait for the
+            # others at a barrier, and keep them waiting.
+            sys.stdout.flush()
+            os._exit(1)
         return 1
     except OSError as error:
         # A file that cannot be read, or a failed save, after which threads of Orbax wait minutes

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -30,48 +28,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..files import join, read_bytes
-from .heartbeat import ENDED, FOLDER, RUNNING, beat_url
+from .heartbeat import FOLDER, beat_url
+from .workers import HEALTHY, Beat, Row, Worker, healthy, is_ended, is_lost, judge
 
 STALL_SECONDS = 40.0
-HEALTHY = ("ok", "done", "stopped")
 SHOWN = 32  # rows of a table; what is wrong comes first
 _READERS = 32  # heartbeats that are read at one time
-_GRACE_SECONDS = 5.0
-
-Beat = Mapping[str, Any]
-
-
-@dataclasses.dataclass
-class Worker:
-    """What is known of one process.
-
-    Attributes:
-      beat: its last heartbeat in the run that is watched, None before there is one.
-      changed: when its counter was last seen to move, or it was first looked for; seconds of the
-        watcher's `time.monotonic`.
-      alive: the counter has moved since the watch began.
-    """
-
-    beat: Beat | None
-    changed: float
-    alive: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One worker as the table shows it; `state` is one of HEALTHY, waits, stalled, missing, failed.
-
-    `quiet` is the time since the last sign of life in seconds, None where none is awaited.
-    """
-
-    process: int
-    host: str
-    step: int
-    rate: float | None
-    phase: str
-    quiet: float | None
-    state: str
-    text: str = ""
 
 
 class Watch:
@@ -112,13 +74,13 @@ class Watch:
         """Whether each worker has beaten since the watch began, has ended, or is missing."""
         now = time.monotonic()
         return all(
-            worker.alive or _ended(worker) or _lost(worker, now, self.workers)
+            worker.alive or is_ended(worker) or is_lost(worker, now, self.workers)
             for worker in self.workers.values()
         )
 
     def ended(self) -> bool:
         """Whether each worker has told its end."""
-        return all(_ended(worker) for worker in self.workers.values())
+        return all(is_ended(worker) for worker in self.workers.values())
 
     def _read(self, process: int) -> Beat | None:
         try:
@@ -142,68 +104,13 @@ class Watch:
             worker.beat, worker.changed, worker.alive = beat, now, True
 
 
-def judge(workers: Mapping[int, Worker], now: float, stall: float) -> list[Row]:
-    """What state each worker is in, and who is to blame.
-
-    Args:
-      workers: by process number.
-      now: of the clock of `Worker.changed`.
-      stall: seconds without a step, or in "data", after which a worker counts as stalled. The first
-        step compiles and is not judged, nor are evaluations and checkpoints that all are in.
-
-    Returns:
-      A row per worker, in order. Where some have not stepped for so long, those that are furthest
-      behind are stalled, and the others wait; where one is missing or has failed, all others wait.
-    """
-    lost = {p for p, worker in workers.items() if _lost(worker, now, workers)}
-    failed = {p for p, w in workers.items() if w.beat and w.beat["phase"] == "failed"}
-    going = {p: w for p, w in workers.items() if w.beat and p not in lost and not _ended(w)}
-    late = {p for p, worker in going.items() if _idle(worker, now) > stall}
-    rank = {p: (w.beat["step"], RUNNING.index(w.beat["phase"])) for p, w in going.items()}
-    behind = {p for p in going if rank[p] == min(rank.values())} if late else set()
-    rows = []
-    for process, worker in sorted(workers.items()):
-        beat = worker.beat or {}
-        state, text = "ok", ""
-        if process in lost:
-            state, text = "missing", _missing(worker, now)
-        elif not beat:
-            text = "no heartbeat yet"
-        elif beat["phase"] in ENDED:
-            state = beat["phase"]
-        elif process in behind and not lost and not failed:
-            state, text = "stalled", _stalled(worker, now, len(going) - len(behind))
-        elif process in late:
-            state = "waits"
-        if beat.get("problem"):
-            text = f"{text}; {beat['problem']}" if text else beat["problem"]
-        rows.append(
-            Row(
-                process,
-                beat.get("host", "?"),
-                beat.get("step", 0),
-                beat.get("rate"),
-                _phase(worker, now),
-                now - worker.changed if worker.alive and not _ended(worker) else None,
-                state,
-                text,
-            )
-        )
-    return rows
-
-
-def healthy(rows: Sequence[Row]) -> bool:
-    """Whether no worker is missing, stalled, waiting or failed."""
-    return all(row.state in HEALTHY for row in rows)
-
-
 def summary(workdir: str, workers: Mapping[int, Worker], rows: Sequence[Row]) -> str:
     """One line about the run."""
     steps = [row.step for row in rows]
     total = next((w.beat["total_steps"] for w in workers.values() if w.beat), None)
     at = f"step {min(steps)}" if min(steps) == max(steps) else f"steps {min(steps)} to {max(steps)}"
     rates = [row.rate for row in rows if row.rate is not None and row.state == "ok"]
-    parts = [f"{len(rows)} workers", at + (f" of {total}" if total else "")]
+    parts = [f"{len(rows)} worker{'s' * (len(rows) != 1)}", at + (f" of {total}" if total else "")]
     parts += [f"{min(rates):.3g} steps/s"] if rates else []
     for state in dict.fromkeys(row.state for row in rows):
         parts.append(f"{sum(row.state == state for row in rows)} {state}")
@@ -298,50 +205,6 @@ def _repeat(watch: Watch, workdir: str, every: float) -> int:
                 break
             rows = watch.look()
     return 0 if healthy(rows) else 1
-
-
-def _ended(worker: Worker) -> bool:
-    return worker.beat is not None and worker.beat["phase"] in ENDED
-
-
-def _lost(worker: Worker, now: float, workers: Mapping[int, Worker]) -> bool:
-    """Whether it should have beaten several times since it was last seen to."""
-    every = max((w.beat["every"] for w in workers.values() if w.beat), default=0.0)
-    return not _ended(worker) and now - worker.changed > 3 * every + _GRACE_SECONDS
-
-
-def _phase(worker: Worker, now: float) -> str:
-    if worker.beat is None:
-        return "-"
-    seconds = worker.beat["phase_seconds"] + now - worker.changed
-    phase = worker.beat["phase"]
-    return f"{phase} {seconds:.0f} s" if phase in RUNNING and seconds >= 10 else phase
-
-
-def _idle(worker: Worker, now: float) -> float:
-    """Seconds that a worker has waited for data, or for a step to end."""
-    beat = worker.beat
-    assert beat is not None
-    seconds = {"data": beat["phase_seconds"], "step": beat["since_step"]}.get(beat["phase"])
-    return 0.0 if seconds is None else seconds + now - worker.changed
-
-
-def _missing(worker: Worker, now: float) -> str:
-    quiet = f"no heartbeat for {now - worker.changed:.0f} s"
-    if worker.beat is None:
-        return f"{quiet}, and none before"
-    phase, step = worker.beat["phase"], worker.beat["step"]
-    return f"{quiet}, last in {phase} at step {step}: killed, stopped or cut off"
-
-
-def _stalled(worker: Worker, now: float, waiting: int) -> str:
-    beat = worker.beat
-    assert beat is not None
-    seconds = beat["phase_seconds"] + now - worker.changed
-    text = f"in {beat['phase']} for {seconds:.0f} s at step {beat['step']}"
-    if waiting:
-        return f"{text}, {waiting} other(s) wait for it"
-    return f"{text}, as all are"
 
 
 if __name__ == "__main__":

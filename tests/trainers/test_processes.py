@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from train_processes import CONFIG, finish, run, start, wait_for_step
 
+from codecvit.__main__ import main
 from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
 
@@ -74,6 +75,32 @@ def test_sigterm_to_one_process_saves_on_both_and_one_process_goes_on(
 
 
 @pytest.mark.slow
+def test_two_processes_of_one_tensor_axis_train_as_one_process_does(records, tmp_path):
+    """Their devices hold the same rows: each reads all of the batch."""
+    flags = dict.fromkeys(range(2), ["--config.mesh.data=1", "--config.mesh.tensor=4"])
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        codes, outputs = finish(start(records, workdir, processes, flags, steps=5))
+        assert codes == [0] * processes, "\n".join(outputs)
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, rel=1e-4), step
+
+
+@pytest.mark.slow
+def test_two_processes_probe_as_one_does(records, tmp_path):
+    found = []
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        run(records, workdir, processes, steps=4, probe=True)
+        rows = [row for row in read_metrics(workdir) if "probe/colour/knn_top1" in row]
+        assert [row["step"] for row in rows] == [0, 2, 4]
+        found.append([row["probe/colour/knn_top1"] for row in rows])
+    # 40 records; a neighbour may change where two distances are equal but for rounding.
+    np.testing.assert_allclose(*found, atol=2.5 / 40)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_other_with_a_message(records, tmp_path, lost):
     processes = start(records, tmp_path, steps=100_000, save=100_000)
@@ -86,6 +113,22 @@ def test_a_lost_process_ends_the_other_with_a_message(records, tmp_path, lost):
     assert f"process {1 - lost} of 2 stops: " in output
     assert "another process is gone or unreachable" in output
     processes[lost].communicate()
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_told_and_ends_the_other(records, tmp_path, capsys):
+    """The second process does not find its data: a folder that is not mounted on its host."""
+    elsewhere, workdir = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    folders = {0: records.parent, 1: elsewhere}
+    began = time.monotonic()
+    codes, outputs = finish(start(records.name, workdir, folders=folders, steps=5))
+    assert time.monotonic() - began < 200
+    assert codes[1] == 1 and codes[0] != 0, codes
+    assert "codecvit train: codec" in outputs[1]
+    assert main(["watch", str(workdir), "--once"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")]
+    assert "failed" in line and "ValueError: codec" in line
 
 
 def test_a_wrong_process_number_is_named(records, tmp_path):

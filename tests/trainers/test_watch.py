@@ -1,5 +1,6 @@
 """Which worker of a run is missing or stalled, judged from heartbeats."""
 
+import io
 import json
 import os
 import signal
@@ -7,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from train_processes import start, wait_for_step
 
 from codecvit.__main__ import main
-from codecvit.trainers import heartbeat, watch
-from codecvit.trainers.watch import Worker, judge
+from codecvit.trainers import heartbeat, watch, workers
+from codecvit.trainers.workers import HEALTHY, Worker, healthy, judge
 
 
 def beat(process=0, processes=4, **changes):
@@ -21,7 +23,7 @@ def beat(process=0, processes=4, **changes):
     return values | changes
 
 
-def workers(*changes, quiet=None):
+def made(*changes, quiet=None):
     """One worker per change, last heard of 1 s before second 1000 but for those in `quiet`."""
     return {
         process: Worker(
@@ -36,14 +38,14 @@ def states(found, stall=45.0):
 
 
 def test_workers_that_step_are_fine():
-    found = workers({}, {"phase": "data"}, {"step": 101}, {"phase": "evaluation"})
+    found = made({}, {"phase": "data"}, {"step": 101}, {"phase": "evaluation"})
     assert states(found) == ["ok"] * 4
-    assert watch.healthy(judge(found, 1000.0, 45.0))
+    assert healthy(judge(found, 1000.0, 45.0))
 
 
 def test_the_one_in_data_is_stalled_and_those_in_the_step_wait_for_it():
     step = {"since_step": 50.0, "phase_seconds": 50.0}
-    found = workers(step, {"phase": "data", **step}, step, step)
+    found = made(step, {"phase": "data", **step}, step, step)
     assert states(found) == ["waits", "stalled", "waits", "waits"]
     text = judge(found, 1000.0, 45.0)[1].text
     assert text == "in data for 51 s at step 100, 3 other(s) wait for it"
@@ -54,42 +56,42 @@ def test_the_one_behind_is_stalled_whatever_its_phase():
     """The others run ahead, as steps are sent to the devices before they are done."""
     ahead = {"step": 103, "since_step": 50.0, "phase_seconds": 50.0}
     for phase in heartbeat.RUNNING:
-        found = workers(ahead, {"phase": phase, "phase_seconds": 55.0, "since_step": 55.0}, ahead)
+        found = made(ahead, {"phase": phase, "phase_seconds": 55.0, "since_step": 55.0}, ahead)
         assert states(found) == ["waits", "stalled", "waits"], phase
 
 
 def test_a_worker_that_others_do_not_wait_for_yet_is_not_blamed():
-    found = workers({}, {"phase": "checkpoint", "phase_seconds": 600.0}, {})
+    found = made({}, {"phase": "checkpoint", "phase_seconds": 600.0}, {})
     assert states(found) == ["ok"] * 3
     every = {"phase": "evaluation", "phase_seconds": 3600.0, "since_step": 3600.0}
-    assert states(workers(every, every)) == ["ok", "ok"]
+    assert states(made(every, every)) == ["ok", "ok"]
 
 
 def test_where_all_wait_alike_all_are_named():
     hung = {"since_step": 50.0, "phase_seconds": 49.0}
-    found = workers(hung, hung)
+    found = made(hung, hung)
     assert states(found) == ["stalled", "stalled"]
     assert judge(found, 1000.0, 45.0)[0].text == "in step for 50 s at step 100, as all are"
 
 
 def test_the_first_step_may_compile_but_the_first_batch_must_come():
     compiling = {"since_step": None, "phase_seconds": 900.0, "step": 0}
-    assert states(workers(compiling, compiling)) == ["ok", "ok"]
-    assert states(workers(compiling, {**compiling, "phase": "data"})) == ["ok", "stalled"]
+    assert states(made(compiling, compiling)) == ["ok", "ok"]
+    assert states(made(compiling, {**compiling, "phase": "data"})) == ["ok", "stalled"]
 
 
 def test_one_without_heartbeats_is_missing_and_the_others_are_not_blamed():
     late = {"since_step": 50.0, "phase_seconds": 50.0}
-    found = workers(late, late, {**late, "problem": "WARNING: hm"}, late, quiet={2: 21.0})
+    found = made(late, late, {**late, "problem": "WARNING: hm"}, late, quiet={2: 21.0})
     assert states(found) == ["waits", "waits", "missing", "waits"]
     assert judge(found, 1000.0, 45.0)[2].text == (
         "no heartbeat for 21 s, last in step at step 100: killed, stopped or cut off; WARNING: hm"
     )
-    assert states(workers({}, {}, quiet={1: 19.0})) == ["ok", "ok"]
+    assert states(made({}, {}, quiet={1: 19.0})) == ["ok", "ok"]
 
 
 def test_one_that_never_wrote_is_missing_after_a_while():
-    found = workers({}, {})
+    found = made({}, {})
     found[1] = Worker(None, 995.0)
     assert states(found) == ["ok", "ok"]
     found[1].changed = 970.0
@@ -98,16 +100,16 @@ def test_one_that_never_wrote_is_missing_after_a_while():
 
 
 def test_ends_are_told_and_need_no_more_heartbeats():
-    found = workers({"phase": "done"}, {"phase": "stopped"}, quiet={0: 9e9, 1: 9e9})
+    found = made({"phase": "done"}, {"phase": "stopped"}, quiet={0: 9e9, 1: 9e9})
     assert states(found) == ["done", "stopped"]
-    assert watch.healthy(judge(found, 1000.0, 45.0))
-    found = workers({"since_step": 80.0}, {"phase": "failed", "problem": "OSError: full"})
+    assert healthy(judge(found, 1000.0, 45.0))
+    found = made({"since_step": 80.0}, {"phase": "failed", "problem": "OSError: full"})
     assert states(found) == ["waits", "failed"]
     assert judge(found, 1000.0, 45.0)[1].text == "OSError: full"
 
 
 def test_the_table_as_text():
-    found = workers(
+    found = made(
         {},
         {"phase": "data", "step": 99, "phase_seconds": 52.0, "since_step": 52.2, "rate": 0.1234},
         {"since_step": None, "rate": None, "phase": "starting"},
@@ -125,8 +127,19 @@ def test_the_table_as_text():
     )
 
 
+def test_a_terminal_shows_the_same_table(tmp_path, monkeypatch):
+    write(tmp_path, beat(0, 1, phase="failed", problem="OSError: [bold]full[/bold]"))
+    shown = io.StringIO()
+    monkeypatch.setattr(
+        watch, "Console", lambda: Console(file=shown, force_terminal=True, width=160)
+    )
+    assert main(["watch", str(tmp_path)]) == 1
+    text = shown.getvalue()
+    assert all(word in text for word in ("1 worker,", "w-0", "failed", "[bold]full[/bold]"))
+
+
 def test_a_long_table_is_cut_but_for_what_is_wrong():
-    found = workers(*[{}] * 200, quiet=dict.fromkeys(range(150, 160), 99.0))
+    found = made(*[{}] * 200, quiet=dict.fromkeys(range(150, 160), 99.0))
     table = watch.cells(judge(found, 1000.0, 45.0))
     assert len(table) == 1 + watch.SHOWN + 1
     assert [row[6] for row in table[1:12]] == ["missing"] * 10 + ["ok"]
@@ -177,7 +190,7 @@ def test_once_waits_for_a_sign_of_life(tmp_path, capsys):
 
 
 def test_once_does_not_take_an_old_file_for_a_running_process(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(watch, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.5)
     write(tmp_path, beat(0, 1, every=0.1))
     assert main(["watch", str(tmp_path), "--once"]) == 1
     assert "missing" in capsys.readouterr().out
@@ -188,9 +201,9 @@ def named(workdir, capsys):
     code = main(["watch", str(workdir), "--once"])
     text = capsys.readouterr().out
     lines = [line.split() for line in text.splitlines()[2:]]
-    known = {*watch.HEALTHY, "waits", "stalled", "missing", "failed"}
+    known = {*HEALTHY, "waits", "stalled", "missing", "failed"}
     found = {int(line[0]): next(w for w in line[3:] if w in known) for line in lines}
-    assert code == (0 if set(found.values()) <= set(watch.HEALTHY) else 1)
+    assert code == (0 if set(found.values()) <= set(HEALTHY) else 1)
     return found, text
 
 
@@ -222,9 +235,9 @@ def test_a_process_whose_data_stop_coming_is_named_within_a_minute(records, tmp_
     processes = start(records, tmp_path, flags=flags, steps=1_000_000, save=1_000_000)
     try:
         wait_for_step(processes, tmp_path, 5)
-        workers = descendants(processes[1].pid)
-        assert workers
-        for pid in workers:
+        loaders = descendants(processes[1].pid)
+        assert loaders
+        for pid in loaders:
             os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
         found, text = named(tmp_path, capsys)

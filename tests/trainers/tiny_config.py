@@ -7,7 +7,7 @@ from codecvit.configs.fields import parse_arg
 
 
 def get_config(arg=None):
-    arg = parse_arg(arg, records="", steps=20, save=5, data=-1, keep=3)
+    arg = parse_arg(arg, records="", steps=20, save=5, data=-1, keep=3, probe=False)
     config = ConfigDict(
         {
             "model": {"variant": "Ti/14", "width": 64, "depth": 2, "num_heads": 1, "mlp_dim": 96},
@@ -22,4 +22,7 @@ def get_config(arg=None):
             "mesh": {"data": arg.data},
         }
     )
+    if arg.probe:
+        probe = {"train_records": arg.records, "test_records": arg.records, "labels": "colour"}
+        config.probes = ConfigDict({"colour": {**probe, "batch_size": 8, "every_steps": 2}})
     return add_defaults(config)
