@@ -6,9 +6,10 @@
 #   LOCAL=1 bash scripts/contrastive/train.sh              # here, on made pairs, in minutes
 #   DRY_RUN=1 ... bash scripts/contrastive/train.sh        # print everything, launch nothing
 #
-# Where: on this host, or with TPU_NAME (and ZONE, PROJECT_ID) on all workers of that TPU pod, in REPO_DIR there.
+# It is one process of a run: alone on this host, or one of those that scripts/pretrain/train_gpu.sh or a TPU pod starts.
+# Where: TPU_NAME, ZONE, PROJECT_ID, LOCAL_DATA, LOCAL_DATA_GB and the exit status: the head of scripts/launch_common.sh.
 # What:
-#   EXP_PATH         folder of the runs; below it MODEL/pre, MODEL/ft224, MODEL/ft384
+#   EXP_PATH         folder of the runs that all hosts share, or gs://; below it MODEL/pre, MODEL/ft224, MODEL/ft384
 #   DATACOMP_PATH    pairs to train on: a folder that `codecvit pack-pairs` wrote, or KIND:PATH (docs/data.md)
 #   VOCAB_PATH       tokenizer file
 #   MODEL, TXT_MODEL, DECODER_NAME    image tower (B/16), sizes of text tower and decoder ("" takes MODEL's)
@@ -24,8 +25,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-LOCAL=${LOCAL:-0} DRY_RUN=${DRY_RUN:-0}
-TPU_NAME=${TPU_NAME:-} ZONE=${ZONE:-} PROJECT_ID=${PROJECT_ID:-} REPO_DIR=${REPO_DIR:-codecvit}
+source scripts/launch_common.sh
+
+VARIABLES=(EXP_PATH DATACOMP_PATH VOCAB_PATH MODEL TXT_MODEL DECODER_NAME VERSION PRE_RES FT_RES FT2_RES PRE_TRAIN_EPOCH
+  FT_TRAIN_EPOCH FT2_TRAIN_EPOCH PRE_LR FT_LR FT2_LR BATCH_FACTOR FT_BATCH_FACTOR FT2_BATCH_FACTOR token_len output_token_len
+  mask_ratio fsdp_parallelism tensor_parallelism IN1K_DATA_DIR IN1K_CLASSES IN1K_TEMPLATES COCO_DATA_DIR Flickr_DATA_DIR)
 MODEL=${MODEL:-B/16} TXT_MODEL=${TXT_MODEL:-} DECODER_NAME=${DECODER_NAME:-} VERSION=${VERSION:-1}
 PRE_RES=${PRE_RES:-0} FT_RES=${FT_RES:-0} FT2_RES=${FT2_RES:-0}
 PRE_TRAIN_EPOCH=${PRE_TRAIN_EPOCH:-10000} FT_TRAIN_EPOCH=${FT_TRAIN_EPOCH:-800} FT2_TRAIN_EPOCH=${FT2_TRAIN_EPOCH:-200}
@@ -37,64 +41,45 @@ IN1K_DATA_DIR=${IN1K_DATA_DIR:-} COCO_DATA_DIR=${COCO_DATA_DIR:-} Flickr_DATA_DI
 IN1K_CLASSES=${IN1K_CLASSES:-classes.txt} IN1K_TEMPLATES=${IN1K_TEMPLATES:-imagenet}
 EXP_PATH=${EXP_PATH:-} DATACOMP_PATH=${DATACOMP_PATH:-} VOCAB_PATH=${VOCAB_PATH:-}
 
-fail() { echo "train.sh: $*" >&2; exit 2; }
-
+pairs=demo_out/pairs
 if [[ $LOCAL == 1 ]]; then
-  [[ -z $TPU_NAME ]] || fail "LOCAL=1 runs here: unset TPU_NAME"
-  bash setup.sh DEVICE=cpu EXTRAS=demo
-  export PATH="$PWD/.venv/bin:$PATH" JAX_PLATFORMS=cpu
   EXP_PATH=${EXP_PATH:-demo_out/pairs_runs}
-  pairs=demo_out/pairs
-  [[ -f $pairs/train.jsonl ]] || codecvit demo-data --pairs --out "$pairs"
   DATACOMP_PATH=${DATACOMP_PATH:-table:$pairs/train.jsonl} VOCAB_PATH=${VOCAB_PATH:-$pairs/vocab.txt}
   COCO_DATA_DIR=${COCO_DATA_DIR:-table:$pairs/test.jsonl} IN1K_DATA_DIR=${IN1K_DATA_DIR:-table:$pairs/test.jsonl}
   IN1K_CLASSES=$pairs/classes.txt IN1K_TEMPLATES=$pairs/templates.txt
-  printf '%s\n' 'the number {}' 'a {} over flowers' 'a {} over a temple' > "$pairs/templates.txt"
 fi
 
 # --- Check ---------------------------------------------------------------------------------------------------------------
-for name in EXP_PATH DATACOMP_PATH VOCAB_PATH; do
-  [[ -n ${!name} ]] || fail "$name is not set (the head of this file says what it is; LOCAL=1 needs none)"
-done
-for name in PRE_TRAIN_EPOCH FT_TRAIN_EPOCH FT2_TRAIN_EPOCH PRE_RES FT_RES FT2_RES token_len output_token_len \
-  fsdp_parallelism tensor_parallelism; do
-  [[ ${!name} =~ ^[0-9]+$ ]] || fail "$name=${!name} must be a whole number"
-done
-for name in PRE_LR FT_LR FT2_LR BATCH_FACTOR FT_BATCH_FACTOR FT2_BATCH_FACTOR mask_ratio; do
-  [[ ${!name} =~ ^[0-9]*\.?[0-9]+(e-?[0-9]+)?$ ]] || fail "$name=${!name} must be a number"
-done
+check_place
+require EXP_PATH DATACOMP_PATH VOCAB_PATH
+whole_numbers PRE_TRAIN_EPOCH FT_TRAIN_EPOCH FT2_TRAIN_EPOCH PRE_RES FT_RES FT2_RES token_len output_token_len \
+  fsdp_parallelism tensor_parallelism
+decimal_numbers PRE_LR FT_LR FT2_LR BATCH_FACTOR FT_BATCH_FACTOR FT2_BATCH_FACTOR mask_ratio
 [[ $VERSION == 1 || $VERSION == 2 ]] || fail "VERSION=$VERSION must be 1 or 2"
-if [[ -n $TPU_NAME ]]; then
-  [[ -n $ZONE && -n $PROJECT_ID ]] || fail "TPU_NAME=$TPU_NAME needs ZONE and PROJECT_ID"
-  command -v gcloud > /dev/null || fail "TPU_NAME is set, but gcloud is not installed: https://cloud.google.com/sdk/docs/install"
-elif [[ -n $ZONE || -n $PROJECT_ID ]]; then
-  fail "ZONE and PROJECT_ID go with TPU_NAME"
-fi
+config_arguments EXP_PATH DATACOMP_PATH VOCAB_PATH IN1K_DATA_DIR IN1K_CLASSES IN1K_TEMPLATES COCO_DATA_DIR Flickr_DATA_DIR
+work_folders EXP_PATH
 
 # --- Say what will run ---------------------------------------------------------------------------------------------------
-echo "image-text training of $MODEL (text ${TXT_MODEL:-as image}, decoder ${DECODER_NAME:-as image}, version $VERSION)"
-echo "  on      ${TPU_NAME:+TPU $TPU_NAME in $ZONE, project $PROJECT_ID}${TPU_NAME:-this host}"
-for name in EXP_PATH DATACOMP_PATH VOCAB_PATH IN1K_DATA_DIR IN1K_CLASSES IN1K_TEMPLATES COCO_DATA_DIR Flickr_DATA_DIR token_len output_token_len mask_ratio \
-  fsdp_parallelism tensor_parallelism; do
-  printf '  %-18s %s\n' "$name" "${!name:-(none)}"
-done
+say "image-text training of $MODEL (text ${TXT_MODEL:-as image}, decoder ${DECODER_NAME:-as image}, version $VERSION)"
+show_place
+show "${VARIABLES[@]}"
+hand_over scripts/contrastive/train.sh
 
-pairs_spec() { if [[ $1 == *:* && $1 != *://* ]]; then echo "$1"; else echo "records:$1"; fi; }
-
-# Runs a command line here or on all workers of the pod; every word is quoted for the shell there.
-launch() {
-  printf '$'
-  printf ' %q' "$@"
-  echo
-  [[ $DRY_RUN == 1 ]] && return
-  if [[ -n $TPU_NAME ]]; then
-    gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone "$ZONE" --project "$PROJECT_ID" --worker=all \
-      --command "cd $(printf '%q' "$REPO_DIR") && . .venv/bin/activate && $(printf '%q ' "$@")"
-  else
-    "$@"
-  fi
+# --- Prepare -------------------------------------------------------------------------------------------------------------
+if [[ $LOCAL == 1 && $DRY_RUN == 0 ]]; then
+  set_up_here
+  [[ -f $pairs/train.jsonl ]] || launch codecvit demo-data --pairs --out "$pairs"
+  printf '%s\n' 'the number {}' 'a {} over flowers' 'a {} over a temple' > "$pairs/templates.txt"
+fi
+use_environment
+use_local_disk
+# A folder stands for record sets of `codecvit pack-pairs`; another KIND:PATH is left as it is.
+pairs_spec() {
+  local path=${1#records:}
+  if [[ $path == *:* && $path != *://* ]]; then echo "$1"; else echo "records:$(record_set "$path")"; fi
 }
 
+# --- Run -----------------------------------------------------------------------------------------------------------------
 previous=
 # stage NAME EPOCHS RES LR BATCH_FACTOR
 stage() {
@@ -109,16 +94,16 @@ stage() {
   [[ -n $Flickr_DATA_DIR ]] && arg+=",flickr=$(pairs_spec "$Flickr_DATA_DIR")"
   [[ $LOCAL == 1 ]] && arg+=",runlocal"
   local workdir=$EXP_PATH/${MODEL//\//-}/$name
-  launch codecvit train-pairs "--config=src/configs/openvision.py:$arg" "--workdir=$workdir"
+  run_to_end codecvit train-pairs "--config=src/configs/openvision.py:$arg" "--workdir=$workdir"
   previous=$workdir
 }
 stage pre "$PRE_TRAIN_EPOCH" "$PRE_RES" "$PRE_LR" "$BATCH_FACTOR"
 stage ft224 "$FT_TRAIN_EPOCH" "$FT_RES" "$FT_LR" "$FT_BATCH_FACTOR"
 stage ft384 "$FT2_TRAIN_EPOCH" "$FT2_RES" "$FT2_LR" "$FT2_BATCH_FACTOR"
-if [[ $LOCAL == 1 && $VERSION == 1 && -n $previous ]]; then
+if [[ $LOCAL == 1 && $DRY_RUN == 0 && $VERSION == 1 && -n $previous ]]; then
   printf '%s\n' white red green blue yellow > "$pairs/colours.txt"
   printf '%s\n' 'A big {} two is at the top.' 'A small {} five is at the middle.' 'A big {} nine is at the left.' > "$pairs/colour_templates.txt"
   launch codecvit evaluate-pairs "$previous" --zero-shot "table:$pairs/test.jsonl" --columns text_0=colour \
     --classes "$pairs/colours.txt" --templates "$pairs/colour_templates.txt" --batch-size 100
 fi
-echo "done: $previous"
+say "done: $previous"

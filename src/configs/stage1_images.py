@@ -6,7 +6,7 @@
     codecvit train --config=src/configs/stage1_images.py:variant=L/14,size=448,init=runs/L224 \
         --workdir=runs/L448
 
-On this machine, in a minute, with the demo's data (scripts/pretrain/demo_stages.sh makes them):
+On this machine, in a minute, with made data (LOCAL=1 bash scripts/pretrain/train.sh makes them):
 
     codecvit train --config=src/configs/stage1_images.py:runlocal --workdir=runs/stage1
 

@@ -4,7 +4,7 @@
     codecvit train --config=src/configs/stage2_video.py:variant=L/14,init=runs/L448 \
         --workdir=runs/L_video
 
-On this machine, in a minute, with the demo's data (scripts/pretrain/demo_stages.sh makes them):
+On this machine, in a minute, with made data (LOCAL=1 bash scripts/pretrain/train.sh makes them):
 
     codecvit train --config=src/configs/stage2_video.py:runlocal,init=runs/stage1 \
         --workdir=runs/stage2

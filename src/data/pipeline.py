@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import collections
 import logging
+import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
@@ -235,6 +237,7 @@ def open_loader(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         multiprocessing_options = grain.MultiprocessingOptions(worker_count)
+        dataset = dataset.map(_OutliveSigterm())
     elastic = ElasticIterator(
         dataset,
         batch_size,
@@ -245,6 +248,24 @@ def open_loader(
     opened = loader(pool, mixture, iter(elastic))
     opened.set_state(start_index)
     return opened
+
+
+class _OutliveSigterm:
+    """Hands elements on; the worker process that it comes to ignores SIGTERM from then on.
+
+    A scheduler signals all processes of a run. Its loaders must go on till the step at which the
+    run saves; then they are closed.
+    """
+
+    def __call__(self, element: Batch) -> Batch:
+        return element
+
+    def __setstate__(self, state: object) -> None:
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def __getstate__(self) -> bool:
+        return True  # something, or __setstate__ is not called
 
 
 def iterate_once(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -221,3 +223,18 @@ def test_worker_processes_give_the_same_batches(record_set):
     resumed = _take(record_set, 2, worker_count=2, start_index=24, **options)
     for expected, got in zip(inline[3:], resumed, strict=True):
         _same(got, expected)
+
+
+@pytest.mark.slow
+def test_workers_outlive_a_signal_to_all_processes_of_a_run(record_set):
+    """As schedulers send it: the step at which the run saves needs batches still."""
+    psutil = pytest.importorskip("psutil")
+    inline = _take(record_set, 40)
+    with make_loader(record_set, batch_size=8, budget=BUDGET, seed=3, worker_count=1) as loader:
+        got = [next(loader)]
+        for process in psutil.Process().children(recursive=True):
+            process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        got += [next(loader) for _ in range(39)]
+    for expected, batch in zip(inline, got, strict=True):
+        _same(batch, expected)

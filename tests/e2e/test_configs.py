@@ -102,7 +102,7 @@ def test_an_unknown_argument_is_refused(name):
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
-    """The record sets of scripts/pretrain/demo_stages.sh, of 24 clips."""
+    """The record sets of LOCAL=1 scripts/pretrain/train.sh, of 24 clips."""
     pytest.importorskip("sklearn")
     folder = tmp_path_factory.mktemp("stages")
     data, sets = str(folder / "data"), folder / "stages"
