@@ -114,9 +114,25 @@ def _of_asset(assets: str, root: str, question: Question, shown: int) -> Picture
     clip = sample_for_mosaics(video, options_of(meta["config"]), question.span)
     if clip.frame_ids_M.tolist() != meta["frame_ids"]:
         raise VisualError(f"{question.video} is not the video that its assets were made of")
+    return picture_of_clip(clip, visual, shown)
+
+
+def picture_of_clip(clip: Clip, visual: Visual, shown: int) -> Picture:
+    """What a model read of a video.
+
+    Args:
+      clip: the sampled frames that the visual was made of.
+      visual: what the model was given.
+      shown: most frames to show.
+    """
     thw_N3 = visual.positions.copy()
     thw_N3[:, 0] = np.searchsorted(slot_times(len(clip)), thw_N3[:, 0])
     return _of_clip(clip, thw_N3, shown)
+
+
+def picture_of_patches(visual: Visual, shown: int = 1) -> Picture:
+    """What a model read, where there is nothing but that; images are read whole."""
+    return _of_patches(visual, None, shown)
 
 
 def _of_clip(clip: Clip, thw_N3: np.ndarray, shown: int) -> Picture:
