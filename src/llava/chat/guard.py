@@ -22,7 +22,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 API = "/gradio_api"
 UPLOAD = f"{API}/upload"
 JOIN = f"{API}/queue/join"
-_PAGES = frozenset({"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt"})
+_PAGES = frozenset({"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json"})
 _CALLS = frozenset({f"{API}/queue/data", f"{API}/upload_progress", f"{API}/startup-events"})
 _FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")
 _POSTS = frozenset({UPLOAD, JOIN, f"{API}/cancel", f"{API}/reset"})
@@ -34,7 +34,7 @@ HEADERS = {
     # The page's own scripts are inline; nothing comes from, or goes to, another server.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
     "'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' "
-    "data:; connect-src 'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "data:; connect-src 'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

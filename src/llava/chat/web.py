@@ -43,9 +43,10 @@ def main(argv: list[str]) -> int:
             print(_warning(args), file=sys.stderr, flush=True)
         name = Path(args.model).resolve()
         title = name.parent.name if name.name == "model" else name.name
+        ended = _until_asked_to_end()
         with serve(reader, title, decoding, limits, args.host, args.port, args.queue) as address:
             print(f"{address}  (Ctrl-C ends it)", flush=True)
-            _until_ended()
+            ended.wait()
     except (ValueError, OSError) as error:
         print(f"codecvit llava web: {error}", file=sys.stderr)
         return 2
@@ -116,7 +117,6 @@ def serve(
                 pwa=False,
                 num_workers=0,
                 allowed_paths=[],
-                blocked_paths=["/"],
                 max_file_size=limits.bytes,
                 state_session_capacity=_SESSIONS,
                 app_kwargs={"middleware": [guard]},
@@ -163,8 +163,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--queue {args.queue} must be at least 1")
 
 
-def _until_ended() -> None:
-    """Waits for Ctrl-C or a polite end of the process."""
+def _until_asked_to_end() -> threading.Event:
+    """Is set by Ctrl-C or a polite end of the process; from now on neither ends it at once."""
     ended = threading.Event()
 
     def end(number: int, frame: Any) -> None:
@@ -172,7 +172,7 @@ def _until_ended() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    ended.wait()
+    return ended
 
 
 def _shown(host: str) -> str:
