@@ -12,7 +12,9 @@ from PIL import Image
 from ..report_pictures import Picture
 
 CSS = """
-.cv-frames { display: flex; flex-wrap: wrap; gap: 8px; max-height: 560px; overflow-y: auto; }
+.cv-frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); gap: 8px;
+  max-height: 560px; overflow-y: auto; }
+.cv-frames.cv-one { grid-template-columns: minmax(0, 480px); }
 .cv-frames figure { margin: 0; }
 .cv-frames .cv-shot { position: relative; line-height: 0; border-radius: 4px; overflow: hidden; }
 .cv-frames img { display: block; width: 100%; height: 100%; margin: 0; border: 0; }
@@ -22,8 +24,8 @@ CSS = """
 .cv-told { margin: 0 0 6px; }
 """
 
-_WIDTH = 160  # of a frame on the page, in CSS pixels; an image alone has three times that
-_SHARP = 2  # pixels of a picture for each of these
+_WIDTH = 320  # pixels of a frame; the page shows it at less than half of that
+_WIDTH_ALONE = 960  # of an image
 _QUALITY = 80
 _VEIL = 175  # of 255: what was not read shows through, dimly
 
@@ -40,27 +42,26 @@ def frames_html(name: str, told: str, picture: Picture) -> str:
       HTML: a line of text and the frames; what was not read is veiled until the pointer is on it.
     """
     count, height, width, _ = picture.frames_KHW3.shape
-    shown = _WIDTH * (3 if count == 1 else 1)
+    shown = min(width, _WIDTH if count > 1 else _WIDTH_ALONE)
     size = (shown, max(1, round(height * shown / width)))
-    sharp = tuple(min(_SHARP * side, own) for side, own in zip(size, (width, height), strict=True))
     figures = []
     for number, (frame_HW3, read_RC) in enumerate(
         zip(picture.frames_KHW3, picture.read_KRC, strict=True)
     ):
-        image = Image.fromarray(frame_HW3).resize(sharp, Image.Resampling.LANCZOS)
+        image = Image.fromarray(frame_HW3).resize(size, Image.Resampling.LANCZOS)
         veil = "" if read_RC.all() else f'<img class="cv-veil" alt="" src="{_veil(read_RC)}">'
         time = ""
         if picture.seconds_K is not None:
             time = f"<figcaption>{picture.seconds_K[number]:.2f} s</figcaption>"
         figures.append(
-            f'<figure style="width:{size[0]}px"><div class="cv-shot" '
-            f'style="height:{size[1]}px"><img alt="" src="{_jpeg(image)}">{veil}</div>{time}'
-            "</figure>"
+            f'<figure><div class="cv-shot" style="aspect-ratio:{size[0]}/{size[1]}">'
+            f'<img alt="" src="{_jpeg(image)}">{veil}</div>{time}</figure>'
         )
     text = f"<b>{html.escape(name)}</b>: {html.escape(told)}"
     if not picture.read_KRC.all():
         text += "; lit is what was read, the pointer lifts the veil"
-    return f'<p class="cv-told">{text}</p><div class="cv-frames">{"".join(figures)}</div>'
+    one = " cv-one" * (count == 1)
+    return f'<p class="cv-told">{text}</p><div class="cv-frames{one}">{"".join(figures)}</div>'
 
 
 def _veil(read_RC: np.ndarray) -> str:

@@ -119,27 +119,27 @@ class Page:
             delete_cache=(60, int(_LEFT_OVER)),
         ) as blocks:
             gr.Markdown(
-                f"## Ask about a video\n{html.escape(self._model)}, reading patches that a codec "
-                "would spend its bits on",
+                f"## Ask about a video\n{html.escape(self._model)}, which reads the patches that a "
+                "codec would spend its bits on",
                 elem_id="cv-head",
             )
             session = gr.State(None, time_to_live=_STATE_SECONDS)
             with gr.Row():
-                with gr.Column(scale=5, min_width=360):
+                with gr.Column(scale=1, min_width=360):
                     dropped = gr.File(
                         label=f"Video or image ({most})",
                         file_types=list(ENDINGS),
-                        height=140,
+                        height=170,
                         elem_id="cv-drop",
                     )
                     frames = gr.HTML(_EMPTY, js_on_load=None, elem_id="cv-frames")
-                with gr.Column(scale=6, min_width=360):
+                with gr.Column(scale=1, min_width=360):
                     chat = gr.Chatbot(
                         label="Conversation",
-                        height=420,
+                        height=400,
                         render_markdown=False,
                         feedback_options=None,
-                        buttons=["copy"],
+                        buttons=[],
                         elem_id="cv-chat",
                     )
                     question = gr.Textbox(
@@ -151,7 +151,7 @@ class Page:
                     with gr.Row():
                         send = gr.Button("Ask", variant="primary", elem_id="cv-ask")
                         stop = gr.Button("Stop", elem_id="cv-stop")
-                        anew = gr.Button("New conversation", elem_id="cv-anew")
+                        anew = gr.Button("Start over", elem_id="cv-anew")
                     with gr.Accordion("Settings", open=False):
                         temperature = gr.Slider(
                             0, 2, self._decoding.temperature, step=0.05, label="Temperature"
@@ -174,7 +174,8 @@ class Page:
                 **_WORK,
             )
             stop.click(_stop, [session], [], show_progress="hidden", **_QUICK)
-            anew.click(self.begin_anew, [session], [session, chat], **_QUICK)
+            # The chat has a bin of its own, which would empty no more than what is shown.
+            gr.on([anew.click, chat.clear], self.begin_anew, [session], [session, chat], **_QUICK)
         return blocks
 
 

@@ -234,8 +234,8 @@ class _Stopped(StoppingCriteria):
 def _outgrown(error: ExampleError, later: bool) -> ValueError:
     if error.kind != "OVERFLOW":
         return error
-    remedy = "begin a new conversation" if later else "show less of the video, or allow fewer"
+    remedy = "begin a new conversation" if later else "show less of the video"
     return ValueError(
-        f"{error.reason.partition(':')[0]} (the model's context, without the tokens that the "
-        f"answer may have): {remedy}"
+        f"{error.reason.partition(':')[0]}, the model's context without the tokens that the answer "
+        f"may have: allow fewer of these (max_new_tokens), or {remedy}"
     )

@@ -65,15 +65,18 @@ def answer(conversation: Conversation, question: str, decoding: Decoding) -> Non
 
 
 def converse(conversation: Conversation, decoding: Decoding) -> int:
-    """Asks for questions until there are no more; a question that fails ends nothing."""
-    typing = sys.stdin.isatty()
+    """Asks for questions until there are no more; 1 if one of a list could not be answered.
+
+    A question that fails ends nothing.
+    """
+    typing, status = sys.stdin.isatty(), 0
     if typing:
         print(_HELP, file=sys.stderr)
     current = conversation
     for line in _lines(typing):
         question = line.strip()
         if question == "/quit":
-            return 0
+            break
         if question == "/new":
             current = type(conversation)(conversation.answerer, conversation.sight)
             continue
@@ -87,8 +90,8 @@ def converse(conversation: Conversation, decoding: Decoding) -> int:
         except KeyboardInterrupt:
             print("\n[cut short]", file=sys.stderr)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            _fail(error, 1)
-    return 0
+            status = _fail(error, 1)
+    return 0 if typing else status
 
 
 def _lines(typing: bool) -> Iterator[str]:
