@@ -12,7 +12,7 @@ from PIL import Image
 from ..report_pictures import Picture
 
 CSS = """
-.cv-frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); gap: 8px;
+.cv-frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px;
   max-height: 560px; overflow-y: auto; }
 .cv-frames.cv-one { grid-template-columns: minmax(0, 480px); }
 .cv-frames figure { margin: 0; }
@@ -27,7 +27,7 @@ CSS = """
 _WIDTH = 320  # pixels of a frame; the page shows it at less than half of that
 _WIDTH_ALONE = 960  # of an image
 _QUALITY = 80
-_VEIL = 175  # of 255: what was not read shows through, dimly
+_VEIL = 150  # of 255: what was not read shows through, dimly
 
 
 def frames_html(name: str, told: str, picture: Picture) -> str:

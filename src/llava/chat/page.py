@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-
 from .frames import CSS as FRAMES_CSS
 from .frames import frames_html
 from .guard import is_below
@@ -22,6 +20,8 @@ from .session import Conversation, Decoding
 from .uploads import ENDINGS, Limits, check_upload, sweep
 
 if TYPE_CHECKING:
+    import gradio as gr
+
     from .sight import Reader
 
 Messages = list[dict[str, str]]
@@ -62,7 +62,7 @@ class Page:
         """Reads an upload and removes it.
 
         Returns:
-          For the drop zone (empty again), the session, the frames, the chat, the question.
+          For the drop zone (empty again), the session, the frames, the chat.
         """
         if path is None:
             raise _told(ValueError("there is no file"))
@@ -79,7 +79,7 @@ class Page:
             file.unlink(missing_ok=True)
             sweep(self._uploads, _LEFT_OVER)
         shown = frames_html(file.name, sight.describe(), picture)
-        return None, self._reader.converse(sight), shown, [], gr.update(interactive=True)
+        return None, self._reader.converse(sight), shown, []
 
     def ask(
         self, question: str, conversation: Conversation | None, temperature: float, tokens: int
@@ -111,6 +111,8 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """The page, not yet served."""
+        import gradio as gr
+
         limits = self._limits
         most = f"up to {limits.bytes / 1e6:.0f} MB, {limits.seconds / 60:.0f} minutes"
         with gr.Blocks(
@@ -149,9 +151,9 @@ class Page:
                         elem_id="cv-question",
                     )
                     with gr.Row():
-                        send = gr.Button("Ask", variant="primary", elem_id="cv-ask")
-                        stop = gr.Button("Stop", elem_id="cv-stop")
-                        anew = gr.Button("Start over", elem_id="cv-anew")
+                        send = gr.Button("Ask", variant="primary", min_width=90)
+                        stop = gr.Button("Stop", min_width=90)
+                        anew = gr.Button("Start over", min_width=90)
                     with gr.Accordion("Settings", open=False):
                         temperature = gr.Slider(
                             0, 2, self._decoding.temperature, step=0.05, label="Temperature"
@@ -163,9 +165,7 @@ class Page:
                             step=1,
                             label="Most tokens of an answer",
                         )
-            dropped.upload(
-                self.drop, [dropped], [dropped, session, frames, chat, question], **_WORK
-            )
+            dropped.upload(self.drop, [dropped], [dropped, session, frames, chat], **_WORK)
             gr.on(
                 [question.submit, send.click],
                 self.ask,
@@ -192,6 +192,8 @@ def _stop(conversation: Conversation | None) -> None:
 
 def _told(error: Exception, folder: str | None = None) -> gr.Error:
     """An error as the page shows it: without places of the server, and as text, not as HTML."""
+    import gradio as gr
+
     text = str(error) or type(error).__name__
     if folder is not None:
         text = text.replace(f"{folder}/", "")
