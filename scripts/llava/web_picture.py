@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SECONDS = 60.0  # for any one thing to happen
+SECONDS = 300.0  # for any one thing to happen
 
 # What the page shows, by the ids that it gives its parts.
 LOOK = """(() => {
