@@ -58,7 +58,7 @@ def add_view_arguments(
         choices=GEOMETRIES,
         default=geometry,
         help="crop: short side to SIZE, centre; fit: long side to SIZE, whole patches; "
-        "square: letterbox (default: %(default)s)",
+        "square: letterbox; squash: both sides to SIZE (default: %(default)s)",
     )
     group.add_argument(
         "--size", type=int, default=size, help="pixels, a multiple of PATCH (default: %(default)s)"

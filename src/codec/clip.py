@@ -195,7 +195,7 @@ def sample_clip(
       patch: side of a patch in pixels; divides size.
       start: seconds; frames before it are ignored.
       end: seconds; frames from it on are ignored.
-      geometry: "crop", "fit" or "square", see `View`.
+      geometry: "crop", "fit", "square" or "squash", see `View`.
       sampling: evenly by "index" or by "time".
       config: options of the selection; some decide what has to be decoded.
       phase: shifts the samples in time, see `Sampling`.

@@ -48,7 +48,7 @@ def pack_video(
       config: what the codec mode values.
       geometry: "crop": short side scaled to `size`, centre cut out (the view of the published
         pretraining); "fit": long side scaled to `size`, both rounded to whole patches; "square":
-        letterbox.
+        letterbox; "squash": both sides scaled to `size`.
       sampling: frames evenly spaced by "index" or by "time".
 
     Returns:

@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from .colour import YuvCode
 from .config import require_choice
 
-GEOMETRIES = ("crop", "fit", "square")
+GEOMETRIES = ("crop", "fit", "square", "squash")
 _MAX_GROWTH = 64  # scaled pixels per pixel of the view: a strip scaled by its short side is endless
 
 
@@ -28,7 +28,8 @@ class View:
       geometry: "crop": the short side is scaled to `size`, the centre is cut out (the view of the
         published pretraining); "fit": the long side is scaled to `size`, the short one in
         proportion and rounded to whole patches, nothing is cut or padded; "square": letterbox, the
-        long side is scaled to `size` and the rest is black (the published LLaVA assets).
+        long side is scaled to `size` and the rest is black (the published LLaVA assets); "squash":
+        both sides are scaled to `size`, whatever the aspect (what many frame encoders are fed).
       size: pixels.
       patch: side of a patch in pixels; divides size.
       cut_at: where "crop" cuts along the long side: 0 its beginning (left or top), 0.5 the centre,
@@ -64,6 +65,8 @@ class View:
             return Placement(self.size, self.size, *scaled, self.cut_at)
         if self.geometry == "square":
             return Placement(self.size, self.size, *_scaled(height, width, self.size / long))
+        if self.geometry == "squash":
+            return Placement(self.size, self.size, self.size, self.size)
         other = max(1, round(short * self.size / long / self.patch)) * self.patch
         sides = (self.size, other) if height >= width else (other, self.size)
         return Placement(*sides, *sides)

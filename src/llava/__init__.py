@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import VISUAL_TOKEN, LlavaConfig
     from .modeling import LlavaForConditionalGeneration
-    from .pooling import num_visual_tokens, visual_token_groups
     from .templates import TEMPLATES, Template, template_for
+    from .token_counts import num_visual_tokens, visual_token_groups
 
 _LAZY = {
     "VISUAL_TOKEN": "config",
@@ -20,9 +20,9 @@ _LAZY = {
     "LlavaForConditionalGeneration": "modeling",
     "TEMPLATES": "templates",
     "Template": "templates",
-    "num_visual_tokens": "pooling",
+    "num_visual_tokens": "token_counts",
     "template_for": "templates",
-    "visual_token_groups": "pooling",
+    "visual_token_groups": "token_counts",
 }
 
 __all__ = [

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
 from ..convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
+from .encoder_checks import FUSION_QUERY, check_encoders
+from .encoders.entry import EncoderEntry
+from .encoders.frames import shared_count
+from .frame_visuals import FrameRule
+from .fusion import TOKENS, WEIGHTED
 from .templates import TEMPLATES
 from .vision import vision_config_of
 from .visuals import ImageRule
@@ -26,7 +32,8 @@ class LlavaConfig(PretrainedConfig):
     """Everything that a checkpoint must say about itself; nothing is passed again at inference.
 
     Args:
-      vision_config: of the encoder, as a configuration or a dict with its `model_type`.
+      vision_config: of the one encoder that reads patches, as a configuration or a dict with its
+        `model_type`. Either this or `encoders`.
       text_config: of any causal language model of transformers, likewise.
       projector: "linear", "mlp{k}x_gelu" (k linear layers), either of them behind "3davg+",
         "3dconv+" or "attentive+", or "merger" (2 x 2 neighbours become one token).
@@ -47,6 +54,11 @@ class LlavaConfig(PretrainedConfig):
       assets_hash: of the options by which the mosaics were made that it was trained on, or None;
         evaluation refuses others.
       image_mean, image_std: of the pixels that the encoder expects, per channel of RGB in 0..1.
+      encoders: of a model of several encoders, or of one that reads frames: an `EncoderEntry` each,
+        or its fields. At most one reads patches. Each has its own layer, mean and deviation.
+      fusion: how their tokens become one visual's, see `fusion.Fusion`.
+      fusion_bias: "score" and "mha_compat" get a learned number per encoder besides.
+      fusion_query: width of the query of "mha_compat".
 
     Raises:
       ValueError: a field has a value that no checkpoint can have; the message names it.
@@ -74,14 +86,22 @@ class LlavaConfig(PretrainedConfig):
         assets_hash: str | None = None,
         image_mean: tuple[float, float, float] = CLIP_MEAN,
         image_std: tuple[float, float, float] = CLIP_STD,
+        encoders: Sequence[Mapping[str, Any] | EncoderEntry] = (),
+        fusion: str = "score",
+        fusion_bias: bool = False,
+        fusion_query: int = FUSION_QUERY,
         **kwargs: Any,
     ) -> None:
-        if vision_config is None or text_config is None:
+        if (vision_config is None) == (not encoders) or text_config is None:
             raise ValueError(
                 "LlavaConfig needs vision_config and text_config: give configurations, or dicts "
-                "with a model_type"
+                "with a model_type; or encoders in place of vision_config, not both"
             )
-        self.vision_config = vision_config_of(vision_config)
+        self.vision_config = None if vision_config is None else vision_config_of(vision_config)
+        self.encoders = [EncoderEntry.of(entry) for entry in encoders]
+        self.fusion = fusion
+        self.fusion_bias = fusion_bias
+        self.fusion_query = fusion_query
         self.text_config = _text_config(text_config)
         self.projector = projector
         self.pool = [*pool]
@@ -105,12 +125,84 @@ class LlavaConfig(PretrainedConfig):
     @property
     def pools(self) -> bool:
         """Whether visuals are brought to cells; "merger" is apart."""
-        return self.projector.startswith(POOLING) or self.pool_level > 0
+        return self.always_pools or self.pool_level > 0
+
+    @property
+    def always_pools(self) -> bool:
+        """Whether the projector brings a visual to the cells of `pool` by itself."""
+        return self.projector.startswith(POOLING)
+
+    @property
+    def attends(self) -> bool:
+        """Whether learned queries look at the patches of a time cell."""
+        return self.projector.startswith("attentive")
 
     @property
     def image_rule(self) -> ImageRule:
         """How large images are read, in training and afterwards."""
         return ImageRule(self.image_size, self.max_pixels)
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side in pixels of the patches that are read; None where no encoder reads patches."""
+        if self.vision_config is not None:
+            return self.vision_config.patch_size
+        entry = self.patch_encoder
+        return None if entry is None else entry.config.patch_size
+
+    @property
+    def patch_encoder(self) -> EncoderEntry | None:
+        """Of `encoders` the one that reads patches, if there is one."""
+        return next((entry for entry in self.encoders if entry.reads_patches), None)
+
+    @property
+    def frame_rule(self) -> FrameRule | None:
+        """The frames that are decoded, once for all of `encoders`; None where none reads frames."""
+        entries = [entry for entry in self.encoders if not entry.reads_patches]
+        if not entries:
+            return None
+        count = shared_count([entry.frames for entry in entries])
+        return FrameRule(count, max(entry.image_size for entry in entries), entries[0].resize)
+
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """Names of `encoders`, in the order in which their tokens stand and weights are told."""
+        entries = self.encoders
+        if self.fusion == "dual_stream":
+            # Frames one by one before clips and patches; the list's order decides nothing.
+            entries = sorted(entries, key=lambda e: (e.reads_patches or e.clip > 1, e.name))
+        return tuple(entry.name for entry in entries)
+
+    @property
+    def equal_tokens(self) -> bool:
+        """Whether all encoders have to make equally many tokens of a visual."""
+        return len(self.encoders) > 1 and self.fusion not in TOKENS
+
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """Names of encoders that a fusion weighs against each other; () where it does not."""
+        several = len(self.encoders) > 1 and self.fusion in WEIGHTED
+        return self.encoder_names if several else ()
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether a visual's tokens are those of one encoder after another."""
+        return len(self.encoders) > 1 and self.fusion in TOKENS
+
+    def entry(self, name: str) -> EncoderEntry:
+        """Of `encoders` the one of this name."""
+        return next(entry for entry in self.encoders if entry.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; a model of the one encoder of `vision_config` says nothing of several."""
+        out = super().to_dict()
+        mine = ("encoders", "fusion", "fusion_bias", "fusion_query")
+        others = ("vision_config", "vision_select_layer", "image_mean", "image_std")
+        for name in others if self.encoders else mine:
+            out.pop(name, None)
+        if self.encoders:
+            out["encoders"] = [entry.to_dict() for entry in self.encoders]
+        return out
 
     def _check(self) -> None:
         if not PROJECTOR.fullmatch(self.projector):
@@ -127,7 +219,9 @@ class LlavaConfig(PretrainedConfig):
                 f"pool_level = {self.pool_level} has no effect on the projector "
                 f"{self.projector!r}: set it to 0"
             )
-        self.image_rule.grid(1, 1, self.vision_config.patch_size)  # raises
+        check_encoders(self)
+        if self.patch_size is not None:
+            self.image_rule.grid(1, 1, self.patch_size)  # raises
         choices = {
             "pool_empty": ("carry", "drop", "learned"),
             "position_embedding": ("none", "sincos"),
@@ -136,6 +230,8 @@ class LlavaConfig(PretrainedConfig):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {allowed}")
+        if self.vision_config is None:
+            return
         states = self.vision_config.num_hidden_layers + 1
         if not -states <= self.vision_select_layer < states:
             raise ValueError(

@@ -19,12 +19,13 @@ from ..codec.llava.packs import EXPECTED
 from ..codec.llava.rows import RowError
 from ..sequence import NUM_SLOTS
 from .assets import AssetMismatch, mosaic_visual
-from .examples import IGNORED, Example, ExampleError, collate, make_example
+from .collate import collate
+from .examples import IGNORED, Example, ExampleError, make_example
 from .failures import Failure
 from .mixture import Mixture
-from .pooling import num_visual_tokens
 from .row_visuals import KINDS, Reading, pack_of, read_row
 from .sampler import LengthGroupedBatches
+from .token_counts import num_visual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,17 +72,21 @@ class LlavaDataset(Dataset):
         self.max_length = max_length
         shapes = mixture.shapes
         video_E = shapes.kind == KINDS.index("video")
-        if assets is None and (video_E & (shapes.packed == 0)).any():
+        patch = config.patch_size
+        if patch is None and assets is not None:
+            raise ValueError("assets have no effect on a model that reads frames alone: leave them")
+        if patch is not None and assets is None and (video_E & (shapes.packed == 0)).any():
             index = int((video_E & (shapes.packed == 0)).argmax())
             raise ValueError(
                 f"{mixture[index].source} has a video: give assets, the options to pack it with, "
                 "or pack all videos beforehand (codecvit llava data)"
             )
-        asset_hash, self._grid = _first_pack(mixture, np.flatnonzero(shapes.packed))
+        asset_hash, self._grid = None, None
+        if patch is not None:
+            asset_hash, self._grid = _first_pack(mixture, np.flatnonzero(shapes.packed))
         if assets is not None:
             asset_hash, self._grid = assets.hash, self._grid or (assets.size // assets.patch,) * 2
-        patch = config.vision_config.patch_size
-        self.reading = Reading(patch, config.image_rule, assets, asset_hash)
+        self.reading = Reading(patch, config.image_rule, assets, asset_hash, config.frame_rule)
         self._known_tokens: dict[tuple[int, int, int], int] = {}
 
     def __len__(self) -> int:
@@ -121,22 +126,33 @@ class LlavaDataset(Dataset):
 
     def _visual_tokens(self, kind: int, images: int, packed: int, height: int, width: int) -> int:
         if KINDS[kind] == "video":
+            if self._grid is None:
+                return self._tokens(0, 0, self.config.frame_rule.count)
             count = images if packed else self.reading.assets.num_images
             return self._tokens(*self._grid, count)
         if images == 0:
             return 0
-        height, width = (height, width) if height else _USUAL_IMAGE
-        return images * self._tokens(*self.reading.images.grid(height, width, self.reading.patch))
+        grid = (0, 0)
+        if self.reading.patch is not None:
+            height, width = (height, width) if height else _USUAL_IMAGE
+            grid = self.reading.images.grid(height, width, self.reading.patch)
+        return images * self._tokens(*grid)
 
-    def _tokens(self, rows: int, columns: int, frames: int = 1) -> int:
-        """Visual tokens of as many patches as whole frames, spread over the time axis."""
-        known = self._known_tokens.get((rows, columns, frames))
+    def _tokens(self, rows: int, columns: int, pictures: int = 1) -> int:
+        """Visual tokens of as many patches as whole pictures, spread over the time axis.
+
+        And of frames, where they are read: one picture is an image.
+        """
+        known = self._known_tokens.get((rows, columns, pictures))
         if known is None:
-            place = np.arange(rows * columns * frames)
-            h, w = np.divmod(place % (rows * columns), columns)
-            t = place * (NUM_SLOTS if frames > 1 else 0) // len(place)
-            known = num_visual_tokens(self.config, np.stack([t, h, w], axis=1), (rows, columns))
-            self._known_tokens[rows, columns, frames] = known
+            place = np.arange(rows * columns * pictures)
+            h, w = np.divmod(place % max(rows * columns, 1), max(columns, 1))
+            t = place * (NUM_SLOTS if pictures > 1 else 0) // max(len(place), 1)
+            rule = self.config.frame_rule
+            frames = 0 if rule is None else (rule.count if pictures > 1 else 1)
+            positions = np.stack([t, h, w], axis=1)
+            known = num_visual_tokens(self.config, positions, (rows, columns), frames)
+            self._known_tokens[rows, columns, pictures] = known
         return known
 
 

@@ -61,7 +61,7 @@ def demo_tokenizer(texts: Iterable[str], size: int = 420) -> PreTrainedTokenizer
 
 def make_start(
     out: str | Path,
-    encoder: str | Path,
+    encoder: str | Path | Sequence[str],
     texts: Iterable[str],
     seed: int,
     width: int = 64,
@@ -78,12 +78,14 @@ def make_start(
 
     Args:
       out: folder of the model.
-      encoder: what `codecvit export` wrote.
+      encoder: what `codecvit export` wrote; or several encoders, a text each, as `from_encoders`
+        takes them: their layers stand there, and cells without patches are learned, so that all
+        make as many tokens.
       texts: that the tokenizer is trained on.
       seed: of language model and projector.
       width: of the language model, a multiple of 32.
       layers: of the language model.
-      select_layer: which hidden state of the encoder is read.
+      select_layer: which hidden state of the one encoder is read.
 
     Raises:
       ValueError: the encoder's folder is no export, or a size does not fit.
@@ -106,20 +108,21 @@ def make_start(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = LlavaForConditionalGeneration.from_parts(
-        encoder,
-        language,
-        projector="3dconv+mlp2x_gelu",
-        pool=_POOL,
-        pool_empty="drop",
-        position_embedding="sincos",
-        vision_select_layer=select_layer,
-    )
+    fields = {"projector": "3dconv+mlp2x_gelu", "pool": _POOL, "position_embedding": "sincos"}
+    if isinstance(encoder, str | Path):
+        fields |= {"pool_empty": "drop", "vision_select_layer": select_layer}
+        model = LlavaForConditionalGeneration.from_parts(encoder, language, **fields)
+        projectors = [model.projector]
+    else:
+        fields["pool_empty"] = "learned"
+        model = LlavaForConditionalGeneration.from_encoders(encoder, language, **fields)
+        projectors = [*model.projector.encoders.values()]
     with torch.no_grad():
-        code = model.projector.code.weight
-        # Half of the code's entries add up, on average, to a variance of half their number.
-        nn.init.normal_(code, std=_CODE_SCALE * (2 / code.shape[1]) ** 0.5)
-        model.projector.conv.conv.weight /= _CODE_SCALE
+        for projector in projectors:
+            code = projector.code.weight
+            # Half of the code's entries add up, on average, to a variance of half their number.
+            nn.init.normal_(code, std=_CODE_SCALE * (2 / code.shape[1]) ** 0.5)
+            projector.conv.conv.weight /= _CODE_SCALE
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return model
@@ -172,27 +175,42 @@ def permute_times(visual: Visual, seed: int) -> Visual:
     """The same patches with the times of the clip exchanged, in the order of their new times.
 
     Every patch of one time gets the same other time; no time stays where it was, if there are two.
-    Groups keep their sizes.
+    Groups keep their sizes. Frames, where there are any, are exchanged in the same way.
     """
     times, step_L = np.unique(visual.positions[:, 0], return_inverse=True)
     digest = hashlib.sha256(visual.positions.tobytes()).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
-    # A cycle through all times in a drawn order.
-    order = rng.permutation(len(times))
-    moved = np.empty_like(times)
-    moved[order] = times[np.roll(order, 1)]
+    moved = times[_derangement(len(times), rng)]
     positions = visual.positions.copy()
     positions[:, 0] = moved[step_L.reshape(-1)]
     place_L = np.argsort(positions[:, 0], kind="stable")
+    frames = visual.frames
+    if frames is not None:
+        order = _derangement(len(frames), rng)
+        frames = dataclasses.replace(frames, pixels=frames.pixels[order])
     return dataclasses.replace(
-        visual, patches=visual.patches[place_L], positions=positions[place_L]
+        visual,
+        patches=visual.patches[place_L],
+        positions=positions[place_L],
+        frames=frames,
     )
 
 
+def _derangement(count: int, rng: np.random.Generator) -> np.ndarray:
+    """A cycle through 0..count-1 in a drawn order."""
+    order = rng.permutation(count)
+    moved = np.empty_like(order)
+    moved[order] = np.roll(order, 1)
+    return moved
+
+
 def first_frame(visual: Visual) -> Visual:
-    """The patches at t = 0 alone, as one group."""
+    """The patches at t = 0 alone, as one group; of frames the first, as often as there were any."""
+    frames = visual.frames
+    if frames is not None:
+        frames = dataclasses.replace(frames, pixels=np.repeat(frames.pixels[:1], len(frames), 0))
     kept = visual.positions[:, 0] == 0
-    if not kept.any():
+    if len(visual) and not kept.any():
         raise ValueError("the visual has no patch at t = 0")
     return dataclasses.replace(
         visual,
@@ -200,8 +218,11 @@ def first_frame(visual: Visual) -> Visual:
         positions=visual.positions[kept],
         groups=np.zeros(int(kept.sum()), np.int32),
         seconds=None if visual.seconds is None else visual.seconds[:1],
+        frames=frames,
     )
 
 
-def _zeros(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+def _zeros(module: nn.Module, inputs: Any, output: Any) -> Any:
+    if isinstance(output, tuple):  # of several encoders: tokens, their counts, weights
+        return (torch.zeros_like(output[0]), *output[1:])
     return torch.zeros_like(output)

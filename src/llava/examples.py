@@ -1,4 +1,4 @@
-"""Conversations with visuals -> token ids and labels, one example or a batch of them.
+"""Conversations with visuals -> token ids and labels; `collate` makes batches of them.
 
 Text is tokenised piece by piece, and a piece ends where an answer begins: what stands before an
 answer in training is, id for id, what the model is prompted with. Nothing is ever cut off.
@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ..codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN, RowError, conversation
 from .config import VISUAL_TOKEN
-from .pooling import visual_token_groups
 from .templates import ROLES, TEMPLATES, Piece
+from .token_counts import visual_token_groups
 from .visuals import Visual
 
 if TYPE_CHECKING:
@@ -143,49 +142,6 @@ def timestamp_text(start: float, end: float) -> str:
     return f"<{start:.1f}-{end:.1f} seconds>"
 
 
-def collate(
-    examples: Sequence[Example], pad_id: int, left: bool = False
-) -> dict[str, torch.Tensor | None]:
-    """Examples as the arguments of the model's forward.
-
-    Args:
-      examples: one or more; their patches have one side.
-      pad_id: fills up shorter rows, masked.
-      left: pad on the left, for generation.
-
-    Returns:
-      input_ids, attention_mask, labels, int64 [B, S]; patches uint8 [total, P*P*3], positions int64
-      [total, 3], lengths int64 [V] and grids int64 [V, 2], all None in a batch without visuals.
-
-    Raises:
-      ValueError: no examples, or patches of several sides.
-    """
-    if not examples:
-        raise ValueError("collate needs at least one example")
-    shape = (len(examples), max(map(len, examples)))
-    ids_BS, labels_BS = np.full(shape, pad_id, np.int64), np.full(shape, IGNORED, np.int64)
-    mask_BS = np.zeros(shape, np.int64)
-    for row, example in enumerate(examples):
-        place = slice(shape[1] - len(example), None) if left else slice(0, len(example))
-        ids_BS[row, place] = example.input_ids
-        labels_BS[row, place] = example.labels
-        mask_BS[row, place] = 1
-    visuals = [visual for example in examples for visual in example.visuals]
-    sides = {visual.patch for visual in visuals}
-    if len(sides) > 1:
-        raise ValueError(f"visuals of a batch must have patches of one side, got {sorted(sides)}")
-    seen: dict[str, np.ndarray | None] = dict.fromkeys(("patches", "positions", "lengths", "grids"))
-    if visuals:
-        seen = {
-            "patches": np.concatenate([visual.flat() for visual in visuals]),
-            "positions": np.concatenate([visual.positions for visual in visuals]).astype(np.int64),
-            "lengths": np.array([len(visual) for visual in visuals]),
-            "grids": np.array([visual.grid for visual in visuals]),
-        }
-    arrays = {"input_ids": ids_BS, "attention_mask": mask_BS, "labels": labels_BS, **seen}
-    return {name: a if a is None else torch.from_numpy(a) for name, a in arrays.items()}
-
-
 class _Text(NamedTuple):
     text: str
     supervised: bool
@@ -262,6 +218,8 @@ def _segments(
                 text += token
                 continue
             for nth, (visual, group) in enumerate(next(shown)):
+                if nth and config.in_turn:
+                    continue  # all tokens are of the first group
                 time, count = runs[visual][group]
                 text += "\n" * (nth > 0) + time
                 if count:
@@ -298,7 +256,9 @@ def _assign(places: Sequence[str], visuals: Sequence[Visual]) -> list[list[tuple
 
 def _group_runs(visual: Visual, config: LlavaConfig) -> list[tuple[str, int]]:
     """(text of the times, number of tokens) of every group; no text before no tokens."""
-    token_groups = visual_token_groups(config, visual.positions, visual.groups, visual.grid)
+    frames = 0 if visual.frames is None else len(visual.frames)
+    places = (visual.positions, visual.groups, visual.grid)
+    token_groups = visual_token_groups(config, *places, frames)
     assert (np.diff(token_groups) >= 0).all(), "tokens of a visual come group after group"
     counts = np.bincount(token_groups, minlength=visual.num_groups)
     times = [""] * visual.num_groups

@@ -6,6 +6,7 @@ a patch, N visual tokens, D width of the encoder, E of the language model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from .config import VISUAL_TOKEN, LlavaConfig
-from .pooling import arrange
+from .config import LlavaConfig
+from .encoding import VISUALS
+from .fused_projector import FusedProjector, Seen
+from .parts import assemble, build_options, build_towers, load_encoders
 from .projectors import Projector, init_weights
-from .splice import IGNORE, LlavaOutput, check_counts, supervised_loss
-from .templates import template_for
+from .splice import IGNORE, LlavaOutput, supervised_loss
 from .vision import encoder_of, load_encoder, pixel_statistics
+from .visual_embedding import VisualEmbedding
 
 GENERATION_CONFIG = "generation_config.json"
 
 
-class LlavaForConditionalGeneration(PreTrainedModel):
+class LlavaForConditionalGeneration(VisualEmbedding, PreTrainedModel):
     """An encoder's visuals spliced into the text of a causal language model."""
 
     config_class = LlavaConfig
@@ -38,13 +41,20 @@ class LlavaForConditionalGeneration(PreTrainedModel):
     _supports_attention_backend = True
 
     def __init__(self, config: LlavaConfig) -> None:
+        attention = config._attn_implementation  # None unless somebody asked for one
         super().__init__(config)
-        encoder = encoder_of(config.vision_config.model_type)
-        self.vision_tower = encoder.model_class._from_config(config.vision_config)
-        self.projector = Projector(config)
+        if config.encoders:
+            self.vision_tower = build_towers(config, attention)
+            self.projector = FusedProjector(config)
+            towers = [*self.vision_tower.values()]
+        else:
+            encoder = encoder_of(config.vision_config.model_type)
+            self.vision_tower = encoder.model_class._from_config(config.vision_config)
+            self.projector = Projector(config)
+            towers = [self.vision_tower]
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         # transformers 4 does not gather them by itself; FSDP wraps these classes.
-        parts = (self.vision_tower, self.language_model)
+        parts = (*towers, self.language_model)
         self._no_split_modules = sorted({n for part in parts for n in part._no_split_modules or ()})
         self.post_init()
 
@@ -63,100 +73,6 @@ class LlavaForConditionalGeneration(PreTrainedModel):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_output_embeddings(value)
 
-    def vision_parameters(self) -> list[nn.Parameter]:
-        """The encoder's parameters that features depend on.
-
-        The blocks behind `vision_select_layer` and the pooling head never have a gradient.
-        """
-        encoder = encoder_of(self.config.vision_config.model_type)
-        used = encoder.used(self.vision_tower, self.config.vision_select_layer)
-        return [parameter for module in used for parameter in module.parameters()]
-
-    def encode_visuals(
-        self, patches: torch.Tensor, positions: torch.Tensor, lengths: torch.Tensor
-    ) -> torch.Tensor:
-        """Features of the encoder, one per patch, which may be kept and given to `forward`.
-
-        Args:
-          patches: uint8 levels, or normalised floating pixels, [L, K], visual after visual.
-          positions: integers [L, 3], (t, h, w).
-          lengths: integers [V], patches of each visual.
-
-        Returns:
-          [L, D], the hidden state `vision_select_layer`.
-
-        Raises:
-          ValueError: a shape does not fit.
-        """
-        config = self.config
-        side = config.vision_config.patch_size
-        if patches.ndim != 2 or patches.shape[1] != 3 * side**2:
-            raise ValueError(
-                f"patches are {list(patches.shape)}; the encoder has patches of {side} x {side} "
-                f"pixels and takes [total, {3 * side**2}]: resize each patch by itself"
-            )
-        if len(positions) != len(patches):
-            raise ValueError(f"positions has {len(positions)} rows for {len(patches)} patches")
-        if int(lengths.sum()) != len(patches):
-            raise ValueError(f"lengths = {lengths.tolist()} add up to other than {len(patches)}")
-        tower = self.vision_tower
-        if not patches.is_floating_point():
-            mean = torch.tensor(config.image_mean, device=patches.device)
-            std = torch.tensor(config.image_std, device=patches.device)
-            pixels = patches.view(len(patches), -1, 3).float() / 255
-            patches = ((pixels - mean) / std).flatten(1)
-        features = encoder_of(config.vision_config.model_type).features
-        return features(
-            tower, patches.to(tower.dtype), positions, lengths, config.vision_select_layer
-        )
-
-    def project_visuals(
-        self,
-        features: torch.Tensor,
-        positions: torch.Tensor,
-        lengths: torch.Tensor,
-        grids: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Visual tokens of features [L, D]: [N, E], and how many each visual has, [V]."""
-        places = (x.to(features.device) for x in (positions, lengths, grids))
-        plan = arrange(self.config, *places)
-        dtype = next(self.projector.parameters()).dtype
-        tokens = self.projector(features.to(dtype), positions.to(features.device), plan)
-        return tokens, plan.counts_V
-
-    def embed(
-        self,
-        input_ids: torch.Tensor,
-        patches: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
-        lengths: torch.Tensor | None = None,
-        grids: torch.Tensor | None = None,
-        visual_features: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Embeddings [B, S, E] of text and visuals; arguments as for `forward`."""
-        self._check_context(input_ids.shape[1])
-        here_BS = input_ids == VISUAL_TOKEN
-        embeds_BSE = self.get_input_embeddings()(input_ids.masked_fill(here_BS, 0))
-        if patches is None and visual_features is None:
-            if bool(here_BS.any()):
-                raise ValueError(
-                    f"input_ids has {int(here_BS.sum())} visual tokens ({VISUAL_TOKEN}), but there "
-                    "are no visuals: give patches"
-                )
-            return embeds_BSE + self._idle() if self.training else embeds_BSE
-        missing = {"positions": positions, "lengths": lengths, "grids": grids}
-        if absent := [name for name, value in missing.items() if value is None]:
-            raise ValueError(f"visuals need {', '.join(absent)} beside their patches")
-        if visual_features is None:
-            visual_features = self.encode_visuals(patches, positions, lengths)
-        elif len(visual_features) != len(positions):
-            raise ValueError(
-                f"visual_features has {len(visual_features)} rows for {len(positions)} positions"
-            )
-        tokens_NE, counts_V = self.project_visuals(visual_features, positions, lengths, grids)
-        check_counts(here_BS, counts_V)
-        return embeds_BSE.masked_scatter(here_BS[..., None], tokens_NE.to(embeds_BSE.dtype))
-
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -166,8 +82,11 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         positions: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
         grids: torch.Tensor | None = None,
-        visual_features: torch.Tensor | None = None,
+        visual_features: torch.Tensor | dict[str, Seen] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        frames: torch.Tensor | None = None,
+        frame_counts: torch.Tensor | None = None,
+        encoder_mask: torch.Tensor | None = None,
     ) -> LlavaOutput:
         """Logits, and the loss where there are labels.
 
@@ -180,22 +99,32 @@ class LlavaForConditionalGeneration(PreTrainedModel):
           positions: integers [L, 3], (t, h, w) of each patch.
           lengths: integers [V], patches of each visual.
           grids: integers [V, 2], rows and columns of patches in a frame of each visual.
-          visual_features: what `encode_visuals` gave, [L, D], in place of `patches`.
+          visual_features: what `encode_visuals` gave, in place of `patches` and `frames`.
           num_items_in_batch: supervised tokens of all batches that make up one step; the loss is
             the sum divided by it.
+          frames: of all visuals, for encoders of frames: uint8 [total, S, S, 3], S that of
+            `config.frame_rule`.
+          frame_counts: integers [V], frames of each visual: `config.frame_rule.count` of a video, 1
+            of an image.
+          encoder_mask: bool [V, encoders], columns as in `config.encoder_names`; false leaves an
+            encoder out of a visual, as if it were absent. None: all that see it.
 
         Raises:
           ValueError: visual tokens and visuals disagree, a shape does not fit, or a row is longer
             than the language model's context.
         """
-        embeds_BSE = self.embed(input_ids, patches, positions, lengths, grids, visual_features)
+        given = (patches, positions, lengths, grids, frames, frame_counts)
+        embeds_BSE, weights_VE = self._embed(
+            input_ids, visual_features, encoder_mask, **dict(zip(VISUALS, given, strict=True))
+        )
         arguments: dict[str, Any] = {"inputs_embeds": embeds_BSE, "use_cache": False}
         if attention_mask is not None:
             arguments["attention_mask"] = attention_mask
             # Positions count tokens, so that padding on the left moves none.
             arguments["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         if labels is None:
-            return LlavaOutput(logits=self.language_model(**arguments).logits)
+            logits = self.language_model(**arguments).logits
+            return LlavaOutput(logits=logits, fusion_weights=weights_VE)
         if labels.shape != input_ids.shape:
             raise ValueError(
                 f"labels are {list(labels.shape)} for input_ids of {list(input_ids.shape)}"
@@ -205,7 +134,7 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         kept = (targets_BS != IGNORE).any(0).nonzero()[:, 0]
         logits = self.language_model(**arguments, logits_to_keep=kept).logits
         loss = supervised_loss(logits, targets_BS[:, kept], num_items_in_batch)
-        return LlavaOutput(loss=loss, logits=logits, logit_positions=kept)
+        return LlavaOutput(loss, logits, kept, weights_VE)
 
     @torch.no_grad()
     def generate(
@@ -216,7 +145,10 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         positions: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
         grids: torch.Tensor | None = None,
-        visual_features: torch.Tensor | None = None,
+        visual_features: torch.Tensor | dict[str, Seen] | None = None,
+        frames: torch.Tensor | None = None,
+        frame_counts: torch.Tensor | None = None,
+        encoder_mask: torch.Tensor | None = None,
         *,
         max_new_tokens: int,
         **options: Any,
@@ -239,34 +171,16 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         if not bool(attention_mask[:, -1].all()):
             raise ValueError("rows end in padding: generation needs padding on the left")
         self._check_context(input_ids.shape[1] + max_new_tokens)
-        embeds_BSE = self.embed(input_ids, patches, positions, lengths, grids, visual_features)
+        given = (patches, positions, lengths, grids, frames, frame_counts)
+        embeds_BSE, _ = self._embed(
+            input_ids, visual_features, encoder_mask, **dict(zip(VISUALS, given, strict=True))
+        )
         return self.language_model.generate(
             inputs_embeds=embeds_BSE,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
             **options,
         )
-
-    def _check_context(self, size: int) -> None:
-        limit = getattr(self.config.text_config, "max_position_embeddings", None)
-        if limit is not None and size > limit:
-            raise ValueError(
-                f"a row of {size} tokens (text, visual tokens and new ones) exceeds the language "
-                f"model's context of {limit}: use fewer visual tokens or shorter texts"
-            )
-
-    def _idle(self) -> torch.Tensor:
-        """A zero that depends on all trained parameters of encoder and projector.
-
-        Batches of text alone would otherwise leave them without gradients, and processes that
-        have to agree on the gradients would wait for each other.
-        """
-        device, side = self.device, self.config.vision_config.patch_size
-        positions = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]], device=device)
-        lengths, grids = torch.tensor([4], device=device), torch.tensor([[2, 2]], device=device)
-        patches = torch.zeros(4, 3 * side**2, dtype=torch.uint8, device=device)
-        features = self.encode_visuals(patches, positions, lengths)
-        return 0.0 * self.project_visuals(features, positions, lengths, grids)[0].sum()
 
     @classmethod
     def from_parts(
@@ -291,26 +205,40 @@ class LlavaForConditionalGeneration(PreTrainedModel):
         Raises:
           ValueError: the folder is no export, or a field does not fit.
         """
-        options: dict[str, Any] = {"dtype": dtype}
-        if attn_implementation is not None:
-            options["attn_implementation"] = attn_implementation
+        options = build_options(dtype, attn_implementation)
         tower = load_encoder(encoder_dir, **options)
-        if isinstance(language_model, PretrainedConfig):
-            text = AutoModelForCausalLM.from_config(language_model, **options)
-        else:
-            text = AutoModelForCausalLM.from_pretrained(language_model, **options)
         fields = {**pixel_statistics(encoder_dir), **fields}
-        if "template" not in fields:
-            fields["template"] = template_for(text.config).name
-        config = LlavaConfig(
-            tower.config, text.config, attn_implementation=attn_implementation, **fields
+        return assemble(
+            cls, {"vision_config": tower.config}, tower, language_model, options, fields
         )
-        with torch.device("meta"):
-            model = cls(config)
-        model.projector = Projector(config).to(dtype)
-        model.projector.apply(init_weights)
-        model.vision_tower, model.language_model = tower, text
-        return model.eval()
+
+    @classmethod
+    def from_encoders(
+        cls,
+        encoders: Sequence[str | Mapping[str, Any]],
+        language_model: str | Path | PretrainedConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        attn_implementation: str | None = None,
+        resize: str | None = None,
+        **fields: Any,
+    ) -> LlavaForConditionalGeneration:
+        """A new model of several encoders, or of one that reads frames.
+
+        Args:
+          encoders: a text each, see `parts.FORM`; or name, kind, folder and further fields of
+            `EncoderEntry`.
+          language_model, dtype, attn_implementation, fields: as for `from_parts`.
+          resize: how frames become square, for all encoders; None: as their kinds have it.
+
+        Raises:
+          ValueError: an encoder's folder, or a field, does not fit.
+        """
+        seed = int(torch.randint(1 << 62, ()))  # before anything that depends on the encoders
+        options = build_options(dtype, attn_implementation)
+        entries, towers = load_encoders(encoders, resize, options)
+        parts = {"encoders": entries}
+        return assemble(cls, parts, towers, language_model, options, fields, seed)
 
     @classmethod
     def from_pretrained(

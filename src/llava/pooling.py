@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
+from ..sequence import NUM_SLOTS
 from .config import LlavaConfig
 
 
@@ -44,6 +44,23 @@ class Arrangement(NamedTuple):
     step_N: torch.Tensor
     step_C: torch.Tensor
     place_L4: torch.Tensor | None = None
+
+
+class GivenCells(NamedTuple):
+    """Cells that do not follow from the patches of one encoder: several encoders meet in them.
+
+    Attributes:
+      shapes_V3: cells (t, h, w) of each visual. An axis may have more cells than steps; each step
+        is then in several.
+      slots: the steps of the time axis are its slots 0..63, whichever of them there are patches of,
+        so that a cell is the same stretch of time for all encoders. Not for the attentive pooler,
+        which has nothing to say of a time without patches.
+      whole: every cell has to become a token.
+    """
+
+    shapes_V3: torch.Tensor
+    slots: bool
+    whole: bool
 
 
 def pooled_side(side: int, level: int) -> int:
@@ -116,6 +133,7 @@ def arrange(
     positions_L3: torch.Tensor,
     lengths_V: torch.Tensor,
     grids_V2: torch.Tensor,
+    given: GivenCells | None = None,
 ) -> Arrangement:
     """How the patches of some visuals become visual tokens.
 
@@ -124,9 +142,11 @@ def arrange(
       positions_L3: integers (t, h, w) of each patch, visual after visual, in any order within one.
       lengths_V: patches of each visual.
       grids_V2: rows and columns of patches in a frame of each visual.
+      given: cells of a projector that pools, where they are settled elsewhere.
 
     Raises:
-      ValueError: the lengths do not add up, or a position lies outside of its grid.
+      ValueError: the lengths do not add up, a position lies outside of its grid, or a given cell
+        has no value.
     """
     positions_L3, lengths_V, grids_V2 = positions_L3.long(), lengths_V.long(), grids_V2.long()
     _check(positions_L3, lengths_V, grids_V2)
@@ -134,23 +154,34 @@ def arrange(
     if config.projector == "merger":
         return _blocks(positions_L3, ids_L, grids_V2)
     if config.pools:
-        return _cells(config, positions_L3, ids_L, grids_V2)
+        return _cells(config, positions_L3, ids_L, grids_V2, given)
     own_L = torch.arange(len(positions_L3), device=positions_L3.device)
     return Arrangement(lengths_V, own_L, own_L, own_L[:0], len(own_L), own_L, own_L, own_L)
 
 
 def _cells(
-    config: LlavaConfig, positions_L3: torch.Tensor, ids_L: torch.Tensor, grids_V2: torch.Tensor
+    config: LlavaConfig,
+    positions_L3: torch.Tensor,
+    ids_L: torch.Tensor,
+    grids_V2: torch.Tensor,
+    given: GivenCells | None,
 ) -> Arrangement:
     """Cells of `pool` or `pool_level`; for the attentive pooler time cells, a token per query."""
     V, device = len(grids_V2), positions_L3.device
     step_L, steps_V = time_steps(positions_L3[:, 0], ids_L, V)
-    shapes_V3 = cell_shapes(config, steps_V, grids_V2)
+    shapes_V3 = cell_shapes(config, steps_V, grids_V2) if given is None else given.shapes_V3
+    index_L3 = torch.cat([step_L[:, None], positions_L3[:, 1:]], dim=1)
+    place_L4 = torch.cat([ids_L[:, None], index_L3], dim=1)
+    if given is not None and given.slots:
+        index_L3, steps_V = positions_L3, torch.full_like(steps_V, NUM_SLOTS)
+        if int(positions_L3[:, 0].max()) >= NUM_SLOTS:
+            raise ValueError(
+                f"positions have t = {int(positions_L3[:, 0].max())}: the time axis has "
+                f"{NUM_SLOTS} slots"
+            )
     sizes_V3 = torch.cat([steps_V[:, None], grids_V2], dim=1)
     cells_V = shapes_V3.prod(1)
     start_V = cells_V.cumsum(0) - cells_V
-    index_L3 = torch.cat([step_L[:, None], positions_L3[:, 1:]], dim=1)
-    place_L4 = torch.cat([ids_L[:, None], index_L3], dim=1)
     source_A, cell_A = cell_pairs(index_L3, sizes_V3[ids_L], shapes_V3[ids_L], start_V[ids_L])
     C = int(cells_V.sum())
     own_C = torch.arange(C, device=device)
@@ -170,6 +201,13 @@ def _cells(
     if config.pool_empty == "carry":
         token_C = _carry(full_C, place_C, area_C, start_V[id_C], shapes_V3[id_C, 0])
         kept_C = token_C >= 0
+        if given is not None and given.whole and not bool(kept_C.all()):
+            visual = int(id_C[~kept_C][0])
+            raise ValueError(
+                f"visual {visual} has places that no patch of it ever shows, so that pool_empty = "
+                "'carry' has nothing to put there, and the other encoders' tokens no counterpart: "
+                "take pool_empty = 'learned', or choose patches of every place in the first frame"
+            )
     else:
         token_C = torch.where(full_C, own_C, -1)
         kept_C = full_C if config.pool_empty == "drop" else torch.ones_like(full_C)
@@ -245,64 +283,3 @@ def _check(positions_L3: torch.Tensor, lengths_V: torch.Tensor, grids_V2: torch.
             f"positions[{row}] = {positions_L3[row].tolist()} (t, h, w) lies outside of its "
             f"visual's grid of {limit_L2[row].tolist()} (rows, columns)"
         )
-
-
-def num_visual_tokens(config: LlavaConfig, positions: np.ndarray, grid: tuple[int, int]) -> int:
-    """Visual tokens of one visual, the number of -200 that stand for it.
-
-    Args:
-      config: of the model.
-      positions: integers [L, 3], (t, h, w) of its patches.
-      grid: rows and columns of patches in its frames.
-    """
-    return int(_arrange_one(config, positions, grid).counts_V)
-
-
-def visual_token_groups(
-    config: LlavaConfig, positions: np.ndarray, groups: np.ndarray, grid: tuple[int, int]
-) -> np.ndarray:
-    """The group that each visual token of one visual belongs to, for text between groups.
-
-    A token made of patches of several groups belongs to the first of them; if a token before it
-    belongs to a later group (blocks of the merger on a seam), to that one: groups never decrease.
-
-    Args:
-      config: of the model.
-      positions: integers [L, 3], (t, h, w) of its patches.
-      groups: integers [L], non-decreasing, the group of each patch.
-      grid: rows and columns of patches in its frames.
-
-    Returns:
-      int64 [num_visual_tokens], non-decreasing.
-
-    Raises:
-      ValueError: groups don't match the positions, decrease, or disagree with the order of time.
-    """
-    groups = np.asarray(groups)
-    if groups.shape != (len(positions),) or (np.diff(groups) < 0).any():
-        raise ValueError(
-            f"groups must be {len(positions)} non-decreasing integers, one per position, got "
-            f"{list(groups.shape)}"
-        )
-    if config.projector != "merger" and not config.pools:
-        return groups.astype(np.int64)
-    plan = _arrange_one(config, positions, grid)
-    group_L = torch.from_numpy(groups.astype(np.int64))
-    # Pooled tokens carry values from other times: what counts is the time cell they stand for.
-    of_cell_A = plan.cell_A if config.projector == "merger" else plan.step_C[plan.cell_A]
-    of_token_N = plan.token_N if config.projector == "merger" else plan.step_N
-    first = torch.full((int(of_cell_A.max()) + 1,), int(group_L.max()))
-    first.scatter_reduce_(0, of_cell_A, group_L[plan.source_A], "amin")
-    group_N = first[of_token_N]
-    by_step = torch.full((int(plan.step_N.max()) + 1,), int(group_L.max()))
-    by_step.scatter_reduce_(0, plan.step_N, group_N, "amin")
-    if bool((by_step.diff() < 0).any()):
-        raise ValueError(
-            "groups must follow the time of their patches: a later t lies in an earlier group"
-        )
-    return group_N.cummax(0).values.numpy()
-
-
-def _arrange_one(config: LlavaConfig, positions: np.ndarray, grid: tuple[int, int]) -> Arrangement:
-    positions_L3 = torch.from_numpy(np.asarray(positions, np.int64))
-    return arrange(config, positions_L3, torch.tensor([len(positions_L3)]), torch.tensor([[*grid]]))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .config import LlavaConfig
+from .fusion import reset_fusion
 from .pooling import Arrangement
 
 CODE_FREQUENCIES = 32
@@ -177,11 +178,13 @@ class Projector(nn.Module):
 
     Args:
       config: of the model; `projector`, `pool*` and `position_embedding` are read.
+      inner: width of the encoder; None: of the one encoder of `vision_config`.
     """
 
-    def __init__(self, config: LlavaConfig) -> None:
+    def __init__(self, config: LlavaConfig, inner: int | None = None) -> None:
         super().__init__()
-        inner, width = config.vision_config.hidden_size, config.text_config.hidden_size
+        inner = config.vision_config.hidden_size if inner is None else inner
+        width = config.text_config.hidden_size
         kind, _, last = config.projector.rpartition("+")
         self.code = PositionCode(inner) if config.position_embedding == "sincos" else None
         self.conv = self.pool = self.merger = self.mlp = None
@@ -219,6 +222,8 @@ class Projector(nn.Module):
 
 def init_weights(module: nn.Module) -> None:
     """Draws one module's own parameters: linear maps as torch does, codes and empty cells zero."""
+    if reset_fusion(module):
+        return
     if isinstance(module, PositionCode):
         nn.init.zeros_(module.weight)
     elif isinstance(module, AttentivePooler):

@@ -21,6 +21,7 @@ from ..codec.llava.options import MosaicOptions
 from ..files import exists, join
 from ..sequence import slot_times
 from .assets import mosaic_visual, open_pack
+from .encoders.frames import Frames
 from .mcq.questions import Question
 from .mcq.sources import EXPECTED, Sources, VisualError, options_of
 from .visuals import Visual
@@ -128,6 +129,15 @@ def picture_of_clip(clip: Clip, visual: Visual, shown: int) -> Picture:
     thw_N3 = visual.positions.copy()
     thw_N3[:, 0] = np.searchsorted(slot_times(len(clip)), thw_N3[:, 0])
     return _of_clip(clip, thw_N3, shown)
+
+
+def picture_of_frames(frames: Frames, shown: int) -> Picture:
+    """What a model read that reads whole frames."""
+    count = len(frames.pixels)
+    shown_K = _spread(count, shown)
+    seconds_K = None if frames.seconds is None else frames.seconds[shown_K]
+    read_KRC = np.ones((len(shown_K), 1, 1), bool)
+    return Picture(frames.pixels[shown_K], read_KRC, seconds_K, True, 0, count)
 
 
 def picture_of_patches(visual: Visual, shown: int = 1) -> Picture:

@@ -1,4 +1,4 @@
-"""What a row of LLaVA data shows: mosaics, a video packed on the fly, images, or nothing.
+"""What a row of LLaVA data shows: mosaics, a video packed on the fly, frames, images, or nothing.
 
 Training and evaluation read rows here, with the same rules. Torch is not needed.
 """
@@ -12,10 +12,19 @@ from typing import Any, NamedTuple
 
 from ..codec.llava.options import MosaicOptions
 from ..codec.llava.recipe import Folders
-from ..codec.llava.rows import RowError, conversation, images_of, video_of, with_mosaics
+from ..codec.llava.rows import (
+    IMAGE_TOKEN,
+    VIDEO_TOKEN,
+    RowError,
+    conversation,
+    images_of,
+    video_of,
+    with_mosaics,
+)
 from ..files import join
 from .assets import Pack, mosaic_visual, row_pack
-from .visuals import NATIVE, ImageRule, Visual, image_visual, video_visual
+from .frame_visuals import FrameRule, frames_visual, shown_image, shown_video, with_frames
+from .visuals import NATIVE, ImageRule, Visual
 
 KINDS = ("text", "image", "images", "video")
 
@@ -25,16 +34,18 @@ class Reading:
     """How the visuals of rows are read.
 
     Attributes:
-      patch: side of the encoder's patch in pixels.
+      patch: side of the encoder's patch in pixels; None: no encoder reads patches.
       images: at which size images are read.
       assets: how mosaics are made of plain videos; None refuses them.
       asset_hash: of the options that all packs must have been made with; None takes any.
+      frames: how frames are read, for encoders that read them; None: no encoder does.
     """
 
-    patch: int
+    patch: int | None
     images: ImageRule = NATIVE
     assets: MosaicOptions | None = None
     asset_hash: str | None = None
+    frames: FrameRule | None = None
 
 
 class RowShape(NamedTuple):
@@ -110,15 +121,38 @@ def read_row(
     turns = conversation(row)
     pack = pack_of(row, folders)
     if pack is not None:
-        if reading.asset_hash is not None:
-            pack.require_hash(reading.asset_hash)
-        return turns, [mosaic_visual(pack, reading.patch)]
+        return _packed(row, pack, folders, reading)
     video = video_of(row)
     if video is None:
-        paths = (join(folders.images, image) for image in images_of(row))
-        return turns, [image_visual(path, reading.images, reading.patch) for path in paths]
-    if reading.assets is None:
+        look = (reading.images, reading.patch, reading.frames)
+        return turns, [shown_image(join(folders.images, path), *look) for path in images_of(row)]
+    if reading.assets is None and reading.patch is not None:
         raise RowError("has a video, and no options of mosaics were given to pack it with")
-    visual = video_visual(join(folders.videos, video), reading.assets, reading.patch)
+    path = join(folders.videos, video)
+    visual = shown_video(path, reading.assets, reading.patch, reading.frames)
     turns = with_mosaics(row, [""] * visual.num_groups, "")["conversations"]
     return turns, [visual]
+
+
+def _packed(
+    row: Mapping[str, Any], pack: Pack, folders: Folders, reading: Reading
+) -> tuple[list[dict[str, Any]], list[Visual]]:
+    """Of a row with mosaics; frames come from the video that they were made of."""
+    turns, rule = conversation(row), reading.frames
+    if reading.patch is not None and reading.asset_hash is not None:
+        pack.require_hash(reading.asset_hash)
+    if rule is None:
+        return turns, [mosaic_visual(pack, reading.patch)]
+    if pack.meta is None:
+        raise RowError(
+            f"{pack.folder} does not say which video it was made of, and the model reads frames of "
+            "it too: give rows with `video`"
+        )
+    video = join(folders.videos, pack.meta["video"])
+    if reading.patch is not None:
+        return turns, [with_frames(mosaic_visual(pack, reading.patch), video, rule)]
+    places = "\n".join([IMAGE_TOKEN] * len(pack.images))
+    if sum(turn["value"].count(places) for turn in turns) != 1:
+        raise RowError(f"has no {len(pack.images)} {IMAGE_TOKEN} in lines of their own, once")
+    turns = [{**turn, "value": turn["value"].replace(places, VIDEO_TOKEN)} for turn in turns]
+    return turns, [frames_visual(rule.video(video))]

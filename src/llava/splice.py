@@ -27,11 +27,14 @@ class LlavaOutput(ModelOutput):
       logits: [B, S, vocabulary]; with `labels` only those before a supervised token of any row,
         [B, len(logit_positions), vocabulary].
       logit_positions: with `labels`, the columns of `input_ids` that `logits` belong to.
+      fusion_weights: float32 [V, encoders], what each encoder counts for in each visual, columns as
+        in `config.encoder_names`; None where the fusion has no weights, or there is no visual.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     logit_positions: torch.Tensor | None = None
+    fusion_weights: torch.Tensor | None = None
 
 
 def supervised_loss(

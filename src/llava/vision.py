@@ -1,97 +1,43 @@
-"""Encoders of visuals: the one place that knows what an encoder folder holds.
+"""The one encoder of a model that reads codec patches: our exports, from their folders.
 
-Shape suffixes: L patches of all visuals together, V visuals, K = P*P*3 values of a patch, D width.
+What such an encoder is asked stands in `encoders.onevision`; several encoders, and those that read
+frames, in `encoders.registry`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ..convert.hf.configuration_onevision_encoder import OneVisionEncoderConfig
-from ..convert.hf.modeling_onevision_encoder import (
-    OneVisionEncoderModel,
-    packed_layout,
-    rotary_tables,
-)
+from .encoders.loading import load_tower, pixel_statistics
+from .encoders.registry import KINDS
+from .encoders.spec import EncoderSpec
+
+__all__ = ["encoder_of", "load_encoder", "pixel_statistics", "vision_config_of"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """What the model asks of an encoder.
-
-    Attributes:
-      config_class: its configuration, with `hidden_size`, `patch_size` and `num_hidden_layers`.
-      model_class: its model.
-      features: (tower, pixels [L, K], positions [L, 3], lengths [V], layer) -> features [L, D].
-      used: (tower, layer) -> the modules whose parameters the features depend on.
-    """
-
-    config_class: type[PretrainedConfig]
-    model_class: type[PreTrainedModel]
-    features: Callable[..., torch.Tensor]
-    used: Callable[..., Iterator[nn.Module]]
-
-
-def _blocks(tower: OneVisionEncoderModel, layer: int) -> nn.ModuleList:
-    """The blocks before the hidden state `layer`; 0 and -(depth + 1) are the embeddings."""
-    layers = tower.encoder.layers
-    return layers[: layer if layer >= 0 else len(layers) + 1 + layer]
-
-
-def _onevision_features(
-    tower: OneVisionEncoderModel,
-    pixels_LK: torch.Tensor,
-    positions_L3: torch.Tensor,
-    lengths_V: torch.Tensor,
-    layer: int,
-) -> torch.Tensor:
-    """`tower(..., output_hidden_states=True).hidden_states[layer]` without the blocks behind it."""
-    config = tower.config
-    x_1LD = tower.layernorm_pre(tower.embeddings(pixels_LK))
-    positions_1L3, ids_L, sizes = tower._packed(x_1LD, positions_L3, None, lengths_V)
-    layout = packed_layout(config._attn_implementation, ids_L, sizes)
-    head_width = config.hidden_size // config.num_attention_heads
-    cos, sin = rotary_tables(positions_1L3, head_width, config.rope_theta, x_1LD.dtype)
-    for block in _blocks(tower, layer):
-        x_1LD, _ = block(x_1LD, cos, sin, layout)
-    return x_1LD[0]
-
-
-def _onevision_used(tower: OneVisionEncoderModel, layer: int) -> Iterator[nn.Module]:
-    yield tower.embeddings
-    yield tower.layernorm_pre
-    yield from _blocks(tower, layer)
-
-
-ENCODERS = {
-    "onevision_encoder": Encoder(
-        OneVisionEncoderConfig, OneVisionEncoderModel, _onevision_features, _onevision_used
-    ),
-}
-"""By `model_type` of the encoder's configuration file."""
-
-
-def encoder_of(model_type: str | None) -> Encoder:
-    """The entry of a model type.
+def encoder_of(model_type: str | None) -> EncoderSpec:
+    """The kind of encoder whose configurations have this type, of those that read patches.
 
     Raises:
       ValueError: there is none.
     """
-    if model_type not in ENCODERS:
+    known = {
+        config.model_type: spec
+        for spec in KINDS.values()
+        if spec.input == "patches"
+        for config, _ in spec.classes
+    }
+    if model_type not in known:
         raise ValueError(
-            f"the encoder has model_type {model_type!r}: it must be one of {sorted(ENCODERS)}, "
+            f"the encoder has model_type {model_type!r}: it must be one of {sorted(known)}, "
             "which `codecvit export` writes"
         )
-    return ENCODERS[model_type]
+    return known[model_type]
 
 
 def vision_config_of(config: dict[str, Any] | PretrainedConfig) -> PretrainedConfig:
@@ -112,25 +58,11 @@ def load_encoder(folder: str | Path, **options: Any) -> PreTrainedModel:
       options: of `from_pretrained`, such as `dtype`.
 
     Raises:
-      ValueError: `folder` has no config.json, or one of an unknown model type.
+      ValueError: `folder` has no config.json, one of an unknown model type, or weights that are not
+        those of its configuration, each and every one.
     """
-    encoder = encoder_of(_read(folder, "config.json").get("model_type"))
-    tower = encoder.model_class.from_pretrained(folder, **options)
-    if hasattr(tower.config, "auto_map"):
-        del tower.config.auto_map  # it names files that a folder of the whole model doesn't have
-    return tower
-
-
-def pixel_statistics(folder: str | Path) -> dict[str, list[float]]:
-    """`image_mean` and `image_std` of the folder's preprocessor_config.json; {} without one."""
-    if not Path(folder, "preprocessor_config.json").is_file():
-        return {}
-    processor = _read(folder, "preprocessor_config.json")
-    return {name: processor[name] for name in ("image_mean", "image_std") if name in processor}
-
-
-def _read(folder: str | Path, name: str) -> dict[str, Any]:
-    path = Path(folder, name)
+    path = Path(folder, "config.json")
     if not path.is_file():
-        raise ValueError(f"{folder} has no {name}: name a folder that `codecvit export` wrote")
-    return json.loads(path.read_text())
+        raise ValueError(f"{folder} has no config.json: name a folder that `codecvit export` wrote")
+    encoder_of(json.loads(path.read_text()).get("model_type"))
+    return load_tower("onevision_encoder", folder, **options)

@@ -1,4 +1,4 @@
-"""What one `<image>` or `<video>` shows, as patches with their places: images, mosaics, videos.
+"""What one `<image>` or `<video>` shows, as patches with their places, as frames, or both.
 
 A video is the same, byte for byte, whether its mosaics were stored or are made on the fly: both
 come from `codec.llava.choice`, and where options say JPEG, pixels went through JPEG. Torch is not
@@ -22,6 +22,7 @@ from ..codec.llava.choice import choose_patches
 from ..codec.llava.mosaic import lay_out, mosaic_cells
 from ..codec.llava.options import MosaicOptions
 from ..files import PathOrUrl, local_copy, open_read
+from .encoders.frames import Frames
 from .patch_resize import resize_patches
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Visual:
         since the first frame of the video, from the time stamps that the file states; None where
         they are not known (published packs) or do not exist (images).
       grid: (rows, columns) of patches in a frame.
+      frames: for encoders that read frames. Only with them may there be no patches; such a visual
+        is one group, its grid (0, 0): see `frame_visuals.frames_visual`.
 
     Raises:
       ValueError: arrays do not fit each other.
@@ -50,25 +53,26 @@ class Visual:
     groups: np.ndarray
     seconds: np.ndarray | None
     grid: tuple[int, int]
+    frames: Frames | None = None
 
     def __post_init__(self) -> None:
         length, (rows, columns) = len(self.patches), self.grid
         side = self.patches.shape[1] if self.patches.ndim == 4 else 0
         if (
-            length == 0
+            (length == 0 and self.frames is None)
             or self.patches.dtype != np.uint8
             or self.patches.shape[1:] != (side, side, 3)
         ):
             raise ValueError(
-                f"patches must be uint8 [L, P, P, 3] with L > 0, got {self.patches.dtype} "
-                f"{list(self.patches.shape)}"
+                "patches must be uint8 [L, P, P, 3] with L > 0, or frames besides, got "
+                f"{self.patches.dtype} {list(self.patches.shape)}"
             )
         if self.positions.dtype != np.int32 or self.positions.shape != (length, 3):
             raise ValueError(
                 f"positions must be int32 [{length}, 3] to match patches, got "
                 f"{self.positions.dtype} {list(self.positions.shape)}"
             )
-        if self.positions.min() < 0 or (self.positions[:, 1:] >= (rows, columns)).any():
+        if (self.positions < 0).any() or (self.positions[:, 1:] >= (rows, columns)).any():
             raise ValueError(f"positions lie outside of the grid of {rows} x {columns} patches")
         steps = np.diff(self.groups, prepend=0)
         if self.groups.shape != (length,) or ((steps != 0) & (steps != 1)).any():
@@ -85,7 +89,7 @@ class Visual:
     @property
     def num_groups(self) -> int:
         """G."""
-        return int(self.groups[-1]) + 1
+        return int(self.groups[-1]) + 1 if len(self.groups) else 1
 
     @property
     def patch(self) -> int:

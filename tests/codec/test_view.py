@@ -21,6 +21,7 @@ from codecvit.codec.view import View
         ("fit", 360, 640, (126, 224, 126, 224)),
         ("fit", 640, 361, (224, 126, 224, 126)),
         ("fit", 10, 640, (14, 224, 14, 224)),
+        ("squash", 10, 640, (224, 224, 224, 224)),
     ],
 )
 def test_sizes(geometry, height, width, expected):
@@ -37,7 +38,7 @@ def test_published_letterbox():
 
 
 @given(
-    st.sampled_from(["crop", "fit", "square"]),
+    st.sampled_from(["crop", "fit", "square", "squash"]),
     st.integers(2, 3000),
     st.integers(2, 3000),
     st.sampled_from([(224, 14), (576, 16), (48, 16)]),

@@ -114,6 +114,14 @@ def encoder_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def encoders(encoder_dir, tmp_path_factory):
+    """Sources of two encoders: ours, which reads patches, and SigLIP, which reads frames."""
+    from .several import sources, write_siglip
+
+    return sources(encoder_dir, write_siglip(tmp_path_factory.mktemp("parts") / "siglip"))
+
+
+@pytest.fixture(scope="session")
 def lm_dir(tmp_path_factory, tokenizer):
     """A tiny Qwen2 folder with its tokenizer."""
     from transformers import AutoModelForCausalLM

@@ -20,6 +20,8 @@ from codecvit.llava.mcq.runner import Asked
 from codecvit.llava.modeling import LlavaForConditionalGeneration
 from codecvit.llava.visuals import Visual
 
+from .several import COUNT, made_visual
+
 TEXTS = ["Which way does the digit move?\nA. left\nB. right\nAnswer with the letter only."] * 3
 PATCH = 4
 
@@ -164,3 +166,28 @@ def test_results_say_what_was_taken_away(started):
 def test_a_width_without_whole_heads_is_refused(tmp_path):
     with pytest.raises(ValueError, match="multiple of 32"):
         make_start(tmp_path, tmp_path, TEXTS, 0, width=48)
+
+
+def test_the_demo_model_and_its_controls(encoders, tmp_path):
+    """A start of several encoders; exchanged times and the first frame reach the frames too."""
+    texts = ["What moves?\nA. a\nB. b", "A", "B"]
+    make_start(tmp_path, encoders, texts, 0, width=32, layers=1)
+    answerer = ModelAnswerer.load(tmp_path, "cpu", "float32", 2)
+    assert answerer.config.encoder_names == ("video", "image")
+    visual = made_visual(1, steps=8)
+    moved = permute_times(visual, 0)
+    pairs = [(a.tobytes(), b.tobytes()) for a, b in zip(*frames_of(visual, moved), strict=True)]
+    assert all(a != b for a, b in pairs)
+    assert sorted(a for a, _ in pairs) == sorted(b for _, b in pairs)
+    one = first_frame(visual)
+    assert len(one.frames) == COUNT and (one.frames.pixels == visual.frames.pixels[0]).all()
+    assert first_frame(made_visual(1, patches=False)).num_groups == 1
+    item = Asked("What moves?\nA. a\nB. b", visual, "AB")
+    plain = answerer.loglik([item])[0]
+    for control in ("permuted", "first-frame", "zeroed"):
+        found = ControlledAnswerer(answerer, control).loglik([item])[0]
+        assert found.scores != plain.scores and found.visual_tokens == plain.visual_tokens
+
+
+def frames_of(*visuals):
+    return [visual.frames.pixels for visual in visuals]

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from codecvit.codec.llava.rows import with_mosaics
 from codecvit.llava import TEMPLATES, VISUAL_TOKEN
+from codecvit.llava.collate import collate
 from codecvit.llava.examples import (
     IGNORED,
     ExampleError,
-    collate,
     make_example,
     prompt_example,
     timestamp_text,

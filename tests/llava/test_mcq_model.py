@@ -10,7 +10,8 @@ import torch
 
 from codecvit.codec.llava.cli import main
 from codecvit.llava import VISUAL_TOKEN
-from codecvit.llava.examples import collate, prompt_example
+from codecvit.llava.collate import collate
+from codecvit.llava.examples import prompt_example
 from codecvit.llava.mcq.answer import ModelAnswerer, fingerprint
 from codecvit.llava.mcq.merge import read_results
 from codecvit.llava.mcq.runner import Asked

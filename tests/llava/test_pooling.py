@@ -5,14 +5,9 @@ import pytest
 import torch
 
 from codecvit.llava.config import LlavaConfig
-from codecvit.llava.pooling import (
-    arrange,
-    cell_pairs,
-    num_visual_tokens,
-    pooled_side,
-    visual_token_groups,
-)
+from codecvit.llava.pooling import arrange, cell_pairs, pooled_side
 from codecvit.llava.projectors import CellPool, cell_means
+from codecvit.llava.token_counts import num_visual_tokens, visual_token_groups
 
 
 def dense(T, H, W):

@@ -26,7 +26,7 @@ class MosaicOptions:
       num_images: most mosaics of a video; one with fewer samples gets one per sample.
       size: side of the view in pixels.
       patch: side of a patch, and of a mosaic's cell.
-      geometry: "square", "crop" or "fit".
+      geometry: "square", "crop", "fit" or "squash".
       sampling: evenly by "index" or by "time".
       seed: of the policy "random".
       lossless: PNG instead of JPEG.

@@ -98,8 +98,14 @@ class CodecVitLlava(lmms):
             self._answerer = ModelAnswerer.load(
                 pretrained, str(self._device), dtype, MAX_NEW_TOKENS
             )
+            if self._answerer.patch is None:
+                raise ValueError(
+                    f"{pretrained} reads frames alone: this plugin shows assets; ask it by "
+                    "`codecvit llava eval`"
+                )
             self._shown = Shown(settings, self._answerer.patch, self._answerer.expected_hash)
             self._images = self._answerer.config.image_rule
+            self._frames = self._answerer.config.frame_rule
             self._batch_size = int(batch_size)
             self._results = None if results == "none" else results
             self._tally: Tally | None = None
@@ -180,7 +186,7 @@ class CodecVitLlava(lmms):
             for number, request in enumerate(batch):
                 try:
                     turns, visuals, sources = conversation_of(
-                        request, self._shown, self._images, self._answerer.patch
+                        request, self._shown, self._images, self._answerer.patch, self._frames
                     )
                 except (VisualError, OSError, ValueError) as error:
                     records[number].update(status="decode_error", error=str(error))

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...codec.image import upright_rgb
 from ...codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN
+from ..frame_visuals import FrameRule, shown_image, shown_picture, with_frames
 from ..templates import PLACEHOLDER
-from ..visuals import ImageRule, image_visual, picture_visual
+from ..visuals import ImageRule
 from .shown import Shown
 from .tasks import benchmark_of
 
@@ -130,7 +131,11 @@ def scoring_request(args: Sequence[Any], task_dict: Mapping[str, Any]) -> Reques
 
 
 def conversation_of(
-    request: Request, shown: Shown, images: ImageRule, patch: int
+    request: Request,
+    shown: Shown,
+    images: ImageRule,
+    patch: int,
+    frames: FrameRule | None = None,
 ) -> tuple[list[dict[str, str]], list[Visual], list[str]]:
     """Turns and visuals of a request, and where its visuals come from.
 
@@ -145,11 +150,13 @@ def conversation_of(
     visuals, sources, tokens = [], [], []
     for item in request.visuals():
         if _is_picture(item):
-            visual, source = picture_visual(upright_rgb(item), images, patch), "image"
+            picture = upright_rgb(item)
+            visual, source = shown_picture(picture, images, patch, frames), "image"
         elif _is_image_path(item):
-            visual, source = image_visual(str(item), images, patch), "image"
+            visual, source = shown_image(str(item), images, patch, frames), "image"
         else:
             visual, source = shown.load(str(item))
+            visual = with_frames(visual, str(item), frames)
         visuals.append(visual)
         sources.append(source)
         tokens.append(IMAGE_TOKEN if source == "image" else VIDEO_TOKEN)

@@ -13,9 +13,10 @@ from ...codec.llava.packs import EXPECTED
 from ...codec.llava.recipe import Folders
 from ...codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN
 from ...files import exists, is_url
+from ..mcq.look import Look
 from ..mcq.sources import Sources, VisualError
 from ..open_ended.questions import OpenQuestion
-from ..report_pictures import Picture, picture_of_clip, picture_of_patches
+from ..report_pictures import Picture, picture_of_clip, picture_of_frames, picture_of_patches
 from ..row_visuals import Reading, read_row
 from .session import Conversation
 
@@ -34,7 +35,7 @@ class Sight:
     Attributes:
       path: where it lies.
       visual: as the model gets it.
-      source: "image"; of a video "asset", "packed" or "frames".
+      source: "image"; of a video see `mcq.sources.Plan`.
     """
 
     path: str
@@ -48,13 +49,18 @@ class Sight:
 
     def describe(self) -> str:
         """How much of what is read, in words."""
-        visual = self.visual
-        read = f"{len(visual):,} patches of {visual.patch} x {visual.patch} pixels read"
-        if self.source == "image":
-            return f"image, {read}"
-        frames = len({int(t) for t in visual.positions[:, 0]})
+        visual, read = self.visual, []
+        if len(visual):
+            of = len({int(t) for t in visual.positions[:, 0]})
+            told = f"{len(visual):,} patches of {visual.patch} x {visual.patch} pixels read"
+            read.append(told if self.source == "image" else f"{told} of {of} frames")
+        if visual.frames is not None:
+            count, side = visual.frames.pixels.shape[:2]
+            read.append(f"{count} whole of {side} x {side} pixels")
         how = {"asset": "from its asset", "packed": "packed now", "frames": "whole frames"}
-        return f"video ({how[self.source]}), {read} of {frames} frames"
+        kind = "image" if self.source == "image" else "video"
+        told = f"{kind} ({how[self.source]})" if self.source in how else kind
+        return f"{told}, {' and '.join(read)}"
 
 
 class Reader:
@@ -117,6 +123,9 @@ class Reader:
         Raises:
           VisualError: the file cannot be used.
         """
+        if not len(sight.visual):
+            assert sight.visual.frames is not None, "there are patches or frames"
+            return picture_of_frames(sight.visual.frames, shown)
         if sight.source == "image":
             return picture_of_patches(sight.visual)
         options = self._sources(sight.path).packing(sight.source == "frames")
@@ -126,7 +135,8 @@ class Reader:
             raise VisualError(f"{type(error).__name__}: {error}") from error
 
     def _image(self, path: str) -> Sight:
-        reading = Reading(self._answerer.patch, self._answerer.config.image_rule)
+        config = self._answerer.config
+        reading = Reading(self._answerer.patch, config.image_rule, frames=config.frame_rule)
         row = {"image": path, "conversations": [{"from": "human", "value": f"{IMAGE_TOKEN}\n"}]}
         try:
             _, (visual,) = read_row(row, Folders("", "", ""), reading)
@@ -137,7 +147,8 @@ class Reader:
     def _sources(self, path: str) -> Sources:
         root = self._root or (path.rpartition("/")[0] if path else "")
         patch = self._answerer.patch
-        return Sources(root, self._assets, self._options, self._on_miss, patch, cache=1)
+        look = Look(patch is not None, self._answerer.config.frame_rule)
+        return Sources(root, self._assets, self._options, self._on_miss, patch, 1, look)
 
 
 def _about(video: str) -> OpenQuestion:

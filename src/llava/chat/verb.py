@@ -61,7 +61,10 @@ def answer(conversation: Conversation, question: str, decoding: Decoding) -> Non
     print()
     last = conversation.last
     if last is not None:
-        print(f"[{last.visual_tokens} visual, {last.text_tokens} text tokens]", file=sys.stderr)
+        told = f"{last.visual_tokens} visual, {last.text_tokens} text tokens"
+        for name, weight in (last.fusion or {}).items():
+            told += f"; {name} {weight:.2f}"
+        print(f"[{told}]", file=sys.stderr)
 
 
 def converse(conversation: Conversation, decoding: Decoding) -> int:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from ..collate import collate
 from ..config import VISUAL_TOKEN, LlavaConfig
-from ..examples import IGNORED, Example, collate, make_example, prompt_example
+from ..encoding import VISUALS
+from ..examples import IGNORED, Example, make_example, prompt_example
+from ..fused_projector import weights_by_name
 from ..modeling import LlavaForConditionalGeneration
 from ..templates import TEMPLATES
 from ..visuals import Visual
@@ -107,9 +110,9 @@ class ModelAnswerer:
         return self._tokenizer
 
     @property
-    def patch(self) -> int:
-        """Side of the encoder's patch in pixels."""
-        return self._model.config.vision_config.patch_size
+    def patch(self) -> int | None:
+        """Side of the encoder's patch in pixels; None where no encoder reads patches."""
+        return self._model.config.patch_size
 
     def describe(self) -> dict[str, Any]:
         """See `Answerer.describe`."""
@@ -146,6 +149,7 @@ class ModelAnswerer:
         ]
         batch = self._batch(examples)
         del batch["labels"]
+        weights = self._encoded(batch, [len(example.visuals) for example in examples])
         ids_BS = self._model.generate(
             **batch,
             max_new_tokens=limit,
@@ -155,8 +159,8 @@ class ModelAnswerer:
         )
         replies = self._tokenizer.batch_decode(ids_BS, skip_special_tokens=True)
         return [
-            Answer(*_counts(example.input_ids), reply=reply)
-            for example, reply in zip(examples, replies, strict=True)
+            Answer(*_counts(example.input_ids), reply=reply, fusion=fusion)
+            for example, reply, fusion in zip(examples, replies, weights, strict=True)
         ]
 
     @torch.inference_mode()
@@ -209,6 +213,9 @@ class ModelAnswerer:
         out = self._model(**batch)
         column_of = {int(place): k for k, place in enumerate(out.logit_positions)}
         width = batch["input_ids"].shape[1]
+        weights = weights_by_name(
+            self.config, out.fusion_weights, [len(row.visuals) for row in rows]
+        )
         answers, first = [], 0
         for item, fork in zip(asked, forks, strict=True):
             scores = []
@@ -220,7 +227,8 @@ class ModelAnswerer:
                 logs_Kv = out.logits[row, columns].float().log_softmax(-1)
                 scores.append(sum(logs_Kv[k, token].item() for k, token in enumerate(tail)))
             assert len(scores) == len(item.options), "a score per letter"
-            answers.append(Answer(*_counts(fork.prefix), scores=tuple(scores)))
+            counts, fusion = _counts(fork.prefix), weights[first]
+            answers.append(Answer(*counts, scores=tuple(scores), fusion=fusion))
             first += len(fork.rows)
         return answers
 
@@ -253,6 +261,17 @@ class ModelAnswerer:
             labels[start:] = tail
             rows.append(Example(np.append(ids[0][:start], tail), labels, examples[0].visuals))
         return _Fork(ids[0][:start], tails, rows)
+
+    def _encoded(
+        self, batch: dict[str, torch.Tensor | None], visuals: Sequence[int]
+    ) -> list[dict[str, float] | None]:
+        """The weights of each row's encoders; of several the features take the visuals' place."""
+        if not self.config.encoders or not any(visuals):
+            return [None] * len(visuals)
+        pixels = {name: batch.pop(name) for name in VISUALS if name in batch}
+        batch["visual_features"] = self._model.encode_visuals(**pixels)
+        weights_VE = self._model.projector(batch["visual_features"])[2]
+        return weights_by_name(self.config, weights_VE, visuals)
 
     def _batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor | None]:
         batch = collate(examples, self._tokenizer.pad_token_id, left=True)

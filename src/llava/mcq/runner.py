@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,12 +47,14 @@ class Answer:
       visual_tokens, text_tokens: of what it read.
       reply: new text, of `generate`.
       scores: log-probability of each letter, of `loglik`.
+      fusion: what each of several encoders counted for, by its name; None for other models.
     """
 
     visual_tokens: int
     text_tokens: int
     reply: str | None = None
     scores: tuple[float, ...] | None = None
+    fusion: Mapping[str, float] | None = None
 
 
 class Answerer(Protocol):
@@ -78,7 +80,7 @@ class VisualSource(Protocol):
     """Gives questions their visuals; `sources.Sources` or a stand-in."""
 
     def load(self, question: Question) -> tuple[Visual, str]:
-        """(visual, "asset", "packed" or "frames"); raises VisualError."""
+        """(visual, its source, see `sources.Plan`); raises VisualError."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -241,6 +243,8 @@ def _answer(
             record.update(status="gen_error", error=answer)
         else:
             record.update(visual_tokens=answer.visual_tokens, text_tokens=answer.text_tokens)
+            if answer.fusion is not None:
+                record["fusion"] = {n: round(w, 6) for n, w in answer.fusion.items()}
             _judge(question, record, answer, strategy)
 
 

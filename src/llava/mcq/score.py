@@ -46,7 +46,8 @@ def score(records: Sequence[Record]) -> dict[str, Any]:
       `macro`, the mean over tasks of the same; `accuracy_of_parsed` over `parsed` replies;
       `chance` of guessing; `ties` of log-probabilities; `chosen` and `truth`, how often each
       letter was; `tokens`, mean per question asked; `visuals` by source; `tasks`, each with its own
-      of these.
+      of these. Of models of several encoders also `fusion`, the mean weight of each, of all
+      questions and in each task.
 
     Raises:
       ValueError: no records.
@@ -68,12 +69,24 @@ def score(records: Sequence[Record]) -> dict[str, Any]:
             kind: math.fsum(r[f"{kind}_tokens"] for r in asked) / len(asked) if asked else None
             for kind in ("visual", "text")
         },
-        "visuals": {
-            source: sum(record["source"] == source for record in records)
-            for source in ("asset", "packed", "frames", "none")
-        },
+        "visuals": _sources(records),
         "tasks": by_task,
     }
+
+
+def _sources(records: Sequence[Record]) -> dict[str, int]:
+    names = ["asset", "packed", "frames", "none"]
+    if any(record["source"] == "video" for record in records):
+        names.append("video")
+    return {name: sum(record["source"] == name for record in records) for name in names}
+
+
+def _fusion(records: Sequence[Record]) -> dict[str, Any]:
+    """The mean weight of each encoder, where records tell it."""
+    told = [record["fusion"] for record in records if record.get("fusion")]
+    if not told:
+        return {}
+    return {"fusion": {name: math.fsum(t[name] for t in told) / len(told) for name in told[0]}}
 
 
 def _figures(records: Sequence[Record]) -> dict[str, Any]:
@@ -93,6 +106,7 @@ def _figures(records: Sequence[Record]) -> dict[str, Any]:
         "parsed": parsed,
         "accuracy_of_parsed": correct / parsed if parsed else None,
         "chance": math.fsum(1 / len(record["options"]) for record in records) / total,
+        **_fusion(records),
     }
 
 
@@ -165,6 +179,9 @@ def table(figures: Mapping[str, Any]) -> str:
             f"accuracy among the {figures['parsed']} replies that could be read: "
             f"{figures['accuracy_of_parsed']:.3f}"
         )
+    for task, row in [*rows, ("all", figures)] if "fusion" in figures else []:
+        told = ", ".join(f"{n} {w:.3f}" for n, w in row.get("fusion", {}).items())
+        lines.append(f"weights of the encoders, {task}: {told}")
     if figures["ties"]:
         lines.append(f"ties of log-probabilities: {figures['ties']} (the first letter is taken)")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from ...codec.llava.options import MosaicOptions
 from ...codec.llava.packs import EXPECTED, PackTask, make_pack
 from ...codec.llava.rows import RowError, iter_rows
 from ...files import exists, is_folder, join, read_bytes
+from .look import Look
 from .questions import Question
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Plan:
     """What a run will show.
 
     Attributes:
-      source_of: key -> "asset", "packed", "frames", or "none" for videos that packing gave up on.
+      source_of: key -> "asset", "packed", "frames" (whole frames in place of mosaics), "video" for
+        models that read frames alone, or "none" for videos that packing gave up on.
       reasons: key -> why, for "none".
       config_hash: of the options of all assets and of packing; None where nothing states it.
     """
@@ -66,6 +68,7 @@ class Sources:
         as many as there would be mosaics, instead.
       patch: side of the encoder's patch; None takes that of the assets.
       cache: visuals kept for the next question about the same video.
+      look: what the model reads; None: patches alone.
 
     Raises:
       ValueError: an option is out of range.
@@ -79,10 +82,15 @@ class Sources:
         on_miss: str = "error",
         patch: int | None = None,
         cache: int = 2,
+        look: Look | None = None,
     ) -> None:
         if on_miss not in ON_MISS:
             raise ValueError(f"on_miss = {on_miss!r} must be one of {', '.join(ON_MISS)}")
-        if assets is None and on_miss == "error":
+        self._look = look or Look()
+        if not self._look.patches:
+            if assets is not None:
+                raise ValueError(f"{assets}: the model reads frames, no assets: leave them out")
+        elif assets is None and on_miss == "error":
             raise ValueError("without assets every video is a miss: give --assets, or --on-miss")
         if assets is not None and not exists(assets):
             raise ValueError(f"{assets} does not exist: make it with `codecvit llava assets`")
@@ -116,6 +124,9 @@ class Sources:
             key = self.key(question)
             if key in source_of:
                 continue
+            if not self._look.patches:
+                source_of[key] = "video"
+                continue
             folder = self.asset(question)
             if folder is not None:
                 source_of[key] = "asset"
@@ -137,7 +148,7 @@ class Sources:
             )
         if "packed" in source_of.values():
             hashes.setdefault(self._options.hash, "packing on the fly")
-        if expected is not None:
+        if expected is not None and self._look.patches:
             hashes.setdefault(expected, "the model's training")
         if len(hashes) > 1:
             told = "; ".join(f"{name}: {where}" for name, where in sorted(hashes.items()))
@@ -196,7 +207,9 @@ class Sources:
         assert self._plan is not None, "plan comes first"
         frames = self._on_miss == "frames"
         packed = {"packed", "frames"} & set(self._plan.source_of.values())
+        rule = self._look.frames
         return {
+            **({} if rule is None else {"shared_frames": dataclasses.asdict(rule)}),
             "config_hash": self._plan.config_hash,
             "frames_hash": self.packing(True).hash if frames else None,
             # What follows is told, but is not what decides: a run may go on after its missing
@@ -213,6 +226,17 @@ class Sources:
         return dataclasses.replace(self._options, num_frames=self._options.num_images)
 
     def _read(self, question: Question, source: str) -> Visual:
+        rule = self._look.frames
+        if rule is None:
+            return self._read_patches(question, source)
+        from ..frame_visuals import frames_visual
+
+        frames = rule.video(join(self._folder, question.video), question.span)
+        if not self._look.patches:
+            return frames_visual(frames)
+        return dataclasses.replace(self._read_patches(question, source), frames=frames)
+
+    def _read_patches(self, question: Question, source: str) -> Visual:
         from ..assets import mosaic_visual
 
         if source == "asset":

@@ -11,6 +11,7 @@ from ...codec.llava.options import add_mosaic_arguments, mosaic_options
 from ...codec.llava.rows import json_line
 from ...files import write_atomic
 from ...jobs import Shard
+from .look import look_of
 from .merge import Incomplete, merge
 from .parse import STRATEGIES, Strategy, strategy_named
 from .questions import FORMATS, Question, missing_tasks, read_questions
@@ -86,10 +87,11 @@ def ask(
     for question in questions:
         strategy.prompt(question)  # too many options: said before a model is loaded
     options = mosaic_options(args)
-    sources = Sources(args.benchmark, args.assets, options, args.on_miss)
+    look = look_of(args.model)
+    sources = Sources(args.benchmark, args.assets, options, args.on_miss, look=look)
     sources.plan(questions)  # misses: likewise
     answerer, expected, patch = load_answerer(args)
-    sources = Sources(args.benchmark, args.assets, options, args.on_miss, patch)
+    sources = Sources(args.benchmark, args.assets, options, args.on_miss, patch, look=look)
     plan = sources.plan(questions, expected)
     told = ", ".join(f"{name} {count}" for name, count in plan.counts.items())
     known = "which the model expects" if expected else "the model states none"
@@ -117,8 +119,8 @@ def ask(
         return 0
 
 
-def load_answerer(args: argparse.Namespace) -> tuple[Answerer, str | None, int]:
-    """(the model, hash of the options that it was trained with if it says, its patch side)."""
+def load_answerer(args: argparse.Namespace) -> tuple[Answerer, str | None, int | None]:
+    """(the model, hash of the options that it was trained with if it says, side of its patches)."""
     from .answer import ModelAnswerer
 
     answerer = ModelAnswerer.load(

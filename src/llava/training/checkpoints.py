@@ -32,7 +32,7 @@ DIGEST_VALUES = 64  # of a tensor, evenly spread
 FREE = ("checkpoint", "gradient_checkpointing", "init", "init_projector", "log_steps")
 FREE += ("max_failures", "max_nan_steps", "micro_batch_size", "save_dtype", "wandb_project")
 FREE += ("data.recipe", "data.root", "data.workers", "model.attn_implementation")
-FREE += ("model.encoder", "model.language_model")
+FREE += ("model.encoder", "model.encoders", "model.language_model")
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -186,7 +186,7 @@ def require_same_run(recorded: Mapping[str, Any], about: Mapping[str, Any], sour
 
     Args:
       recorded: state.json of the checkpoint.
-      about: `config`, `base` and `data` of the run that wants to go on.
+      about: `config`, `base`, `data` and `encoders` of the run that wants to go on.
       source: the checkpoint, for messages.
 
     Raises:
@@ -200,8 +200,9 @@ def require_same_run(recorded: Mapping[str, Any], about: Mapping[str, Any], sour
         for key in keys
         if old.get(key) != new[key]
     ]
-    for key, what in (("base", "frozen weights"), ("data", "data, or its order")):
-        if recorded[key] != about[key]:
+    same = {"base": "frozen weights", "data": "data, or its order", "encoders": "encoders"}
+    for key, what in same.items():
+        if recorded.get(key) != about.get(key):
             changed.append(f"the {what} are not the same")
     if changed:
         raise ValueError(

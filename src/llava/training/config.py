@@ -22,18 +22,23 @@ class ModelOptions:
     may change.
 
     Attributes:
-      encoder: folder of `codecvit export`.
+      encoder: folder of `codecvit export`: one encoder, which reads patches.
+      encoders: in its place, of several or of one that reads frames, NAME=KIND:FOLDER@FRAMES each;
+        see docs/llava.md.
+      resize: of their frames, "squash" or "crop"; None: as their kinds have it.
       language_model: folder or hub name of a Hugging Face causal LM, its tokenizer with it.
       attn_implementation: of encoder and language model: sdpa, eager, flash_attention_2 (an extra
         package), flex_attention.
       projector, pool, pool_level, pool_empty, pool_first, position_embedding,
-        vision_select_layer, timestamps: as in `LlavaConfig`.
+        vision_select_layer, timestamps, fusion, fusion_bias, fusion_query: as in `LlavaConfig`.
       image_size, max_pixels: likewise; with `init` they may change too.
       template: of conversations; None keeps that of `init`, except that "plain", which captions
         have in the projector stage, gives way to the language model's own.
     """
 
     encoder: str = ""
+    encoders: tuple[str, ...] = ()
+    resize: str | None = None
     language_model: str = ""
     attn_implementation: str = "sdpa"
     projector: str | None = None
@@ -44,13 +49,16 @@ class ModelOptions:
     position_embedding: str | None = None
     vision_select_layer: int | None = None
     timestamps: bool | None = None
+    fusion: str | None = None
+    fusion_bias: bool | None = None
+    fusion_query: int | None = None
     image_size: int | None = None
     max_pixels: int | None = None
     template: str | None = None
 
     def options(self) -> dict[str, Any]:
         """The fields of `LlavaConfig` that are given."""
-        own = ("encoder", "language_model", "attn_implementation")
+        own = ("encoder", "encoders", "resize", "language_model", "attn_implementation")
         found = {key: value for key, value in dataclasses.asdict(self).items() if key not in own}
         return {key: value for key, value in found.items() if value is not None}
 
@@ -196,16 +204,21 @@ def parse_config(values: dict[str, Any]) -> LlavaTrainConfig:
     model, optim, lora = config.model, config.optim, config.lora
     _one_of("model.attn_implementation", model.attn_implementation, _ATTENTION)
     if config.init:
-        given = model.encoder or model.language_model
+        given = model.encoder or model.encoders or model.resize or model.language_model
         require(
             not given, "config.model.encoder or language_model", given, "config.init gives both"
         )
     else:
-        for field in ("encoder", "language_model"):
+        fields = ("encoder", "language_model")
+        for field in fields[1:] if model.encoders else fields:
             value = getattr(model, field)
             require(
                 bool(value), f"config.model.{field}", value, "name a folder, or give config.init"
             )
+        both = model.encoder and model.encoders
+        require(not both, "config.model.encoder", model.encoder, "config.model.encoders is given")
+        alone = model.resize and not model.encoders
+        require(not alone, "config.model.resize", model.resize, "it is for config.model.encoders")
     require(bool(config.data.recipe), "config.data.recipe", "", "name a YAML, JSON or JSONL file")
     require(config.data.max_length > 0, "config.data.max_length", config.data.max_length)
     require(config.data.workers >= 0, "config.data.workers", config.data.workers)

@@ -123,13 +123,14 @@ class Loop:
         config, process = self._config, self._accelerator.process_index
         rates = set_rates(self._optimizer, rate_factor(config.optim, step, self._total_steps))
         seed_step(config.seed, step, process)
-        loss, norm = train_step(
+        loss, norm, fusion = train_step(
             self._wrapped,
             self._optimizer,
             batches,
             max(counts.supervised, 1),
             config.optim.clip_norm,
             self._accelerator,
+            self._model.config.weighted,
         )
         finite = math.isfinite(loss) and math.isfinite(norm)
         self._nan_in_row = 0 if finite else self._nan_in_row + 1
@@ -142,6 +143,7 @@ class Loop:
             )
         found = {"train/loss": loss, "train/grad_norm": norm, "train/nan_steps": self._nan_steps}
         found |= {f"train/lr/{part}": rate for part, rate in rates.items()}
+        found |= {f"train/fusion/{encoder}": weight for encoder, weight in fusion.items()}
         return found | {"data/failures": self._failed, "data/supervised_tokens": counts.supervised}
 
     def _save(self, step: int) -> None:

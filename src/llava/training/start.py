@@ -50,6 +50,14 @@ def start_model(config: LlavaTrainConfig) -> LlavaForConditionalGeneration:
     options = {"dtype": torch.float32, "attn_implementation": config.model.attn_implementation}
     if config.init:
         model = _earlier_model(config, options)
+    elif config.model.encoders:
+        model = LlavaForConditionalGeneration.from_encoders(
+            config.model.encoders,
+            config.model.language_model,
+            resize=config.model.resize,
+            **options,
+            **config.model.options(),
+        )
     else:
         model = LlavaForConditionalGeneration.from_parts(
             config.model.encoder, config.model.language_model, **options, **config.model.options()

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +61,20 @@ class Counts:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
+class StepResult(NamedTuple):
+    """What a step reports.
+
+    Attributes:
+      loss: over all processes.
+      norm: of the gradient, before it is clipped.
+      fusion: the mean weight of each encoder over all visuals, by name.
+    """
+
+    loss: float
+    norm: float
+    fusion: dict[str, float]
+
+
 def train_step(
     model: nn.Module,
     optimizer: AcceleratedOptimizer,
@@ -68,7 +82,8 @@ def train_step(
     supervised: int,
     clip_norm: float,
     accelerator: Accelerator,
-) -> tuple[float, float]:
+    encoders: Sequence[str] = (),
+) -> StepResult:
     """Accumulates the gradient of the mean loss over a step's supervised tokens, and updates.
 
     The mean is taken over all tokens of all processes at once, so that k micro-batches of b rows
@@ -82,13 +97,13 @@ def train_step(
       supervised: supervised tokens of all processes, at least 1.
       clip_norm: largest norm of the gradient; 0 doesn't clip.
       accelerator: of the run.
-
-    Returns:
-      The loss over all processes, and the norm of the gradient before it is clipped.
+      encoders: that the model's fusion weighs against each other.
     """
     # Wrappers average gradients over processes, where the sum is wanted.
     share = supervised / accelerator.num_processes
     losses = []
+    # Sums of the encoders' weights, and behind them the number of visuals.
+    weights = torch.zeros(len(encoders) + 1, device=accelerator.device)
     for number, batch in enumerate(batches):
         inputs = {
             name: None if x is None else x.to(accelerator.device, non_blocking=True)
@@ -96,9 +111,13 @@ def train_step(
         }
         last = number == len(batches) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            loss = model(**inputs, num_items_in_batch=share).loss
-            accelerator.backward(loss)
-        losses.append(loss.detach())
+            out = model(**inputs, num_items_in_batch=share)
+            accelerator.backward(out.loss)
+        losses.append(out.loss.detach())
+        if encoders and out.fusion_weights is not None:
+            weights_VE = out.fusion_weights.detach().float()
+            weights[:-1] += weights_VE.sum(0)
+            weights[-1] += len(weights_VE)
     loss = accelerator.reduce(torch.stack(losses).sum(), "mean").item()
     norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm or float("inf"))
     if hasattr(norm, "full_tensor"):
@@ -107,7 +126,17 @@ def train_step(
     if math.isfinite(loss) and math.isfinite(norm):
         optimizer.step()
     optimizer.zero_grad()
-    return loss, norm
+    return StepResult(loss, norm, _mean_weights(weights, encoders, accelerator))
+
+
+def _mean_weights(
+    sums: torch.Tensor, encoders: Sequence[str], accelerator: Accelerator
+) -> dict[str, float]:
+    """The mean weight of each encoder over the visuals of all processes; {} without any."""
+    if not encoders:
+        return {}
+    *totals, visuals = accelerator.reduce(sums, "sum").tolist()
+    return {n: x / visuals for n, x in zip(encoders, totals, strict=True)} if visuals else {}
 
 
 def seed_step(seed: int, step: int, process: int) -> None:

@@ -83,6 +83,8 @@ def _train(config: LlavaTrainConfig, workdir: Path, stop: StopSignal) -> dict[st
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     about = {"config": config.to_dict(), "base": base, "data": data.digest, "processes": world}
     about["assets_hash"] = model.config.assets_hash
+    # Their folders may have moved; what they are and how they are fed may not change.
+    about["encoders"] = [entry.summary for entry in model.config.encoders]
     earlier: dict[str, Any] = {}
     if folder := latest_checkpoint(workdir):
         earlier = read_state(folder)
