@@ -21,6 +21,7 @@ from codecvit.llava.visuals import Visual, video_visual
 from .conftest import make_visual
 from .made import write_image
 from .mcq_made import write_clip
+from .several import make_several, sources, write_siglip
 
 PACKING = ["--num-frames", "8", "--num-images", "2", "--size", "32"]
 OPTIONS = MosaicOptions(num_frames=8, num_images=2, size=32, patch=4)
@@ -233,6 +234,27 @@ def test_assets_are_found_and_options_must_be_those_of_training(answerer, tmp_pa
     monkeypatch.setattr(answerer.config, "assets_hash", "0123456789abcdef", raising=False)
     with pytest.raises(ValueError, match="0123456789abcdef: the model's training"):
         Reader(answerer, OPTIONS).read(clip)
+
+
+def test_models_of_several_encoders_and_of_frames_alone(encoder_dir, tokenizer, tmp_path):
+    both = sources(encoder_dir, write_siglip(tmp_path / "siglip"))
+    clip, image = write_clip(tmp_path / "clip.mp4"), write_image(tmp_path / "a.png", 3, 20, 28)
+    for encoders, told in ((both, "of 8 frames and 4 whole"), (both[1:], "video, 4 whole")):
+        answerer = ModelAnswerer(make_several(encoders), tokenizer)
+        reader = Reader(answerer, OPTIONS)
+        for path in (clip, image):
+            shown = reader.read(path)
+            picture = reader.picture(shown, 3)
+            conversation = reader.converse(shown)
+            *_, reply = conversation.ask("What moves?", Decoding(9))
+            turns = turns_of(shown, "What moves?")
+            assert reply == answerer.converse([(turns, [shown.visual])], 9)[0].reply
+        assert picture.frames_KHW3.shape[0] == 1 and picture.read_KRC.all()
+        assert conversation.last.fusion.keys() >= {"image"}
+        shown = reader.read(clip)
+        assert told in shown.describe()
+        picture = reader.picture(shown, 3)
+        assert len(picture.frames_KHW3) == 3 and picture.read_KRC.all() == (encoders != both)
 
 
 @pytest.fixture(scope="module")
