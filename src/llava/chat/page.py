@@ -121,8 +121,8 @@ class Page:
             delete_cache=(60, int(_LEFT_OVER)),
         ) as blocks:
             gr.Markdown(
-                f"## Ask about a video\n{html.escape(self._model)}, which reads the patches that a "
-                "codec would spend its bits on",
+                f"## Ask about a video\n{html.escape(self._model)}: drop a clip, see what is read "
+                "of it, ask",
                 elem_id="cv-head",
             )
             session = gr.State(None, time_to_live=_STATE_SECONDS)
