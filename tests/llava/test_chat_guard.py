@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import html
 import io
 import json
 import os
 import re
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from PIL import Image
 
 from codecvit.codec.decode import open_video
 from codecvit.codec.llava.cli import main
+from codecvit.llava.chat import web
 from codecvit.llava.chat.frames import frames_html
 from codecvit.llava.chat.guard import Guard, is_below, is_loopback
+from codecvit.llava.chat.session import Decoding
 from codecvit.llava.chat.uploads import Limits, UploadError, check_upload, sweep
-from codecvit.llava.chat.web import serve
 from codecvit.llava.report_pictures import Picture
 
 from .made import moving, write_image, write_video
@@ -241,7 +244,36 @@ def test_the_verb_refuses_what_cannot_be(tmp_path, capsys, monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen at 127.0.0.1, port {port}"):
-            serve(None, "", None, Limits(), port=port).__enter__()
+            web.serve(None, "", None, Limits(), port=port).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("host", "warns"),
+    [(None, False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("192.0.2.7", True)],
+)
+def test_a_page_for_others_is_warned_of(tmp_path, capsys, monkeypatch, host, warns):
+    served = []
+
+    @contextlib.contextmanager
+    def serve(reader, title, decoding, limits, host, port, queue):
+        served.append((title, host, port, queue, limits.bytes, limits.seconds, decoding))
+        yield "http://there/"
+
+    ended = threading.Event()
+    ended.set()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(web, "serve", serve)
+    monkeypatch.setattr(web, "load_model", lambda args: None)
+    monkeypatch.setattr(web, "_until_asked_to_end", lambda: ended)
+    monkeypatch.setattr("codecvit.llava.chat.sight.Reader", lambda *args: None)
+    words = ["web", str(tmp_path / "stage2" / "model"), "--port", "81", "--queue", "3"]
+    words += ["--max-upload", "2.5", "--max-seconds", "9", "--top-p", "0.5"]
+    assert main([*words, *([] if host is None else ["--host", host])]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("http://there/ ")
+    assert ("no password" in err and "2.5 MB" in err and str(host) in err) == warns == bool(err)
+    decoding = Decoding(512, 0.0, 0.5)
+    assert served == [("stage2", host or "127.0.0.1", 81, 3, 2_500_000, 9.0, decoding)]
 
 
 def help_of(verb, capsys):
