@@ -6,6 +6,7 @@ their side, 3 RGB, D width of an encoder.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -92,9 +93,18 @@ def encode_all(
             raise ValueError(f"{name} are given, and no encoder of the model reads {name}")
     seen = {}
     for entry in config.encoders:
-        encode = _patches if entry.reads_patches else _frames
-        seen[entry.name] = encode(config, entry, towers[entry.name], visuals, len(counts[0]))
+        encode, tower = _patches if entry.reads_patches else _frames, towers[entry.name]
+        # With gradient checkpointing transformers makes embeddings require gradients, also of a
+        # frozen tower, which would then keep its activations for nothing.
+        with contextlib.nullcontext() if _learns(tower, visuals["patches"]) else torch.no_grad():
+            seen[entry.name] = encode(config, entry, tower, visuals, len(counts[0]))
     return seen
+
+
+def _learns(tower: nn.Module, pixels: torch.Tensor | None) -> bool:
+    """Whether a gradient is wanted of the tower, or of pixels that somebody optimises."""
+    wanted = pixels is not None and pixels.requires_grad
+    return wanted or any(parameter.requires_grad for parameter in tower.parameters())
 
 
 def _patches(

@@ -64,7 +64,8 @@ class Fusion(nn.Module):
         if many and kind == "mha_compat":
             self.attention = QueryScore(width, query)
         if many and (kind == "scalar" or (bias and kind in ("score", "mha_compat"))):
-            self.logits = nn.ParameterDict({n: torch.zeros(()) for n in sorted(self.names)})
+            # Not scalars, which FSDP2 cannot shard.
+            self.logits = nn.ParameterDict({n: torch.zeros(1) for n in sorted(self.names)})
         if many and kind in CHANNELS:
             self.channels = ChannelMap(self.names, width, norm=kind == "concat_channel_ln")
 
@@ -141,7 +142,7 @@ class Fusion(nn.Module):
             keys = [_means(tokens[name], visual_N, counts_V) for name in names]
             scores_VE = torch.stack([(keys_VC * u_C).sum(1) for keys_VC in keys], dim=1)
         if self.logits is not None:
-            scores_VE = scores_VE + torch.stack([self.logits[name].float() for name in names])
+            scores_VE = scores_VE + torch.cat([self.logits[name].float() for name in names])
         weights_VE = scores_VE.masked_fill(~here_VE[:, order], float("-inf")).softmax(1)
         return weights_VE[:, [names.index(name) for name in self.names]]
 

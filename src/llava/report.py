@@ -179,6 +179,8 @@ def _details(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "prompt", run["prompt"]
     yield "benchmark", f"{run['benchmark']['path']} ({run['benchmark']['format']})"
     yield "options of visuals", str(visuals["frames_hash"] or visuals["config_hash"])
+    if rule := visuals.get("shared_frames"):
+        yield "frames", f"{rule['count']} of {rule['size']} pixels, {rule['resize']}"
     yield "hash of the run", str(run["hash"])
 
 
@@ -200,6 +202,7 @@ def _answer(record: Record) -> dict[str, Any]:
         **{name: record[name] for name in names},
         "prompt": record["prompt"],
         "tokens": [record["visual_tokens"], record["text_tokens"]],
+        "fusion": record.get("fusion"),
     }
 
 

@@ -22,6 +22,7 @@ from ..files import exists, join
 from ..sequence import slot_times
 from .assets import mosaic_visual, open_pack
 from .encoders.frames import Frames
+from .frame_visuals import FrameRule
 from .mcq.questions import Question
 from .mcq.sources import EXPECTED, Sources, VisualError, options_of
 from .visuals import Visual
@@ -84,7 +85,7 @@ def picture_of(run: Mapping[str, Any], question: Question, source: str, shown: i
     Args:
       run: as run.json states it.
       question: which one.
-      source: of its visual: "asset", "packed" or "frames".
+      source: of its visual, see `mcq.sources.Plan`.
       shown: most frames to show.
 
     Returns:
@@ -97,6 +98,9 @@ def picture_of(run: Mapping[str, Any], question: Question, source: str, shown: i
     try:
         if source == "asset":
             return _of_asset(visuals["assets"], root, question, shown)
+        if source == "video":
+            rule = FrameRule(**visuals["shared_frames"])
+            return picture_of_frames(rule.video(join(root, question.video), question.span), shown)
         with_options = options_of(visuals["options"])
         selection = choose_patches(join(root, question.video), with_options, question.span)
         return _of_clip(selection.clip, selection.thw_L3, shown)
@@ -132,12 +136,11 @@ def picture_of_clip(clip: Clip, visual: Visual, shown: int) -> Picture:
 
 
 def picture_of_frames(frames: Frames, shown: int) -> Picture:
-    """What a model read that reads whole frames."""
-    count = len(frames.pixels)
-    shown_K = _spread(count, shown)
-    seconds_K = None if frames.seconds is None else frames.seconds[shown_K]
+    """Frames that encoders saw whole, each as one cell."""
+    shown_K = _spread(len(frames), shown)
     read_KRC = np.ones((len(shown_K), 1, 1), bool)
-    return Picture(frames.pixels[shown_K], read_KRC, seconds_K, True, 0, count)
+    seconds_K = None if frames.seconds is None else frames.seconds[shown_K]
+    return Picture(frames.pixels[shown_K], read_KRC, seconds_K, True, len(frames), len(frames))
 
 
 def picture_of_patches(visual: Visual, shown: int = 1) -> Picture:

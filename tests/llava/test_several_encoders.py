@@ -1,5 +1,6 @@
 """A model of an encoder that reads codec patches and one that reads frames."""
 
+import copy
 import itertools
 
 import pytest
@@ -290,6 +291,37 @@ def test_attention_is_chosen_for_all_towers(encoders, tmp_path):
     sdpa = LlavaForConditionalGeneration.from_pretrained(tmp_path)
     for tower in sdpa.vision_tower.values():
         assert tower.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS, ids=IDS)
+def test_autocast_and_bfloat16_are_close_to_float32(form, models):
+    """Also where an encoder sees nothing, and with frozen towers in bfloat16 beside the rest."""
+    model = copy.deepcopy(models(form))
+    rows = [[1, VIDEO, 2], [3, made_visual(2, frames=False), 4]]
+    expected = logits_of(model, rows)[0]
+
+    def check():
+        for one, other in zip(logits_of(model, rows)[0], expected, strict=True):
+            torch.testing.assert_close(one.float(), other, rtol=0.1, atol=0.1)
+
+    for change in (lambda: None, lambda: model.vision_tower.to(torch.bfloat16)):
+        change()
+        with torch.autocast("cpu", torch.bfloat16):
+            check()
+    model.to(torch.bfloat16)
+    check()
+
+
+def test_frozen_encoders_keep_no_activations(encoders):
+    """Though transformers makes embeddings require gradients when checkpointing is on."""
+    model = make_several(encoders).train()
+    model.vision_tower.requires_grad_(False)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    batch = batch_of(model)
+    names = ("patches", "positions", "lengths", "grids", "frames", "frame_counts")
+    for seen in model.encode_visuals(**{n: batch[n] for n in names}).values():
+        assert not seen.features.requires_grad
 
 
 def test_gradient_checkpointing_changes_no_gradient(encoders):

@@ -24,6 +24,8 @@ from codecvit.llava.mcq.merge import read_results
 from codecvit.llava.mcq.questions import Question
 from codecvit.llava.mcq.runner import Asked
 from codecvit.llava.mcq.sources import Look, Sources
+from codecvit.llava.report import question_of
+from codecvit.llava.report_pictures import picture_of
 from codecvit.llava.row_visuals import Reading, read_row
 from codecvit.llava.training.start import load_run, start_model
 from codecvit.llava.training.train import train
@@ -239,6 +241,11 @@ def test_frames_alone_need_no_mosaics(data, lm_dir, encoders, tmp_path):
     assert all(r["status"] == "ok" and r["fusion"] == {"image": 1.0} for r in records)
     assert run["visuals"]["shared_frames"] == {"count": COUNT, "size": SIZE, "resize": "squash"}
     assert json.loads((out / "summary.json").read_text())["visuals"]["video"] == 2
+    picture = picture_of(run, question_of(records[0]), "video", 3)
+    assert picture.samples == COUNT and picture.read_KRC.all()
+    rule = FrameRule(**run["visuals"]["shared_frames"])
+    shown = rule.video(bench / "videos" / "video_10336.mp4").pixels
+    assert np.array_equal(picture.frames_KHW3, shown[[0, 2, 3]])
     assert main([*map(str, arguments), "--assets", str(tmp_path)]) == 2
 
 
@@ -269,6 +276,9 @@ def test_an_evaluation_tells_the_weights_of_each_question(saved, tmp_path, capsy
     summary = json.loads((out / "summary.json").read_text())
     assert summary["fusion"] == pytest.approx(records[0]["fusion"])
     assert "weights of the encoders" in capsys.readouterr().out
+    assert main(["report", str(out), "--out", str(tmp_path / "page.html"), "--pictures", "0"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert f'"fusion":{json.dumps(records[0]["fusion"], separators=(",", ":"))}' in page
 
 
 def test_answers_do_not_depend_on_their_batch(saved):

@@ -69,12 +69,13 @@ def score(records: Sequence[Record]) -> dict[str, Any]:
             kind: math.fsum(r[f"{kind}_tokens"] for r in asked) / len(asked) if asked else None
             for kind in ("visual", "text")
         },
-        "visuals": _sources(records),
+        "visuals": sources_counted(records),
         "tasks": by_task,
     }
 
 
-def _sources(records: Sequence[Record]) -> dict[str, int]:
+def sources_counted(records: Sequence[Record]) -> dict[str, int]:
+    """Questions by source of their visual; "video" only where a model reads frames alone."""
     names = ["asset", "packed", "frames", "none"]
     if any(record["source"] == "video" for record in records):
         names.append("video")

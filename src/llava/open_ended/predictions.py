@@ -17,6 +17,7 @@ from typing import Any
 
 from ...codec.llava.rows import RowError, iter_rows, json_line
 from ..mcq.records import Record
+from ..mcq.score import sources_counted
 from .prompts import ASPECTS
 from .questions import QA
 
@@ -96,10 +97,7 @@ def answer_figures(records: Sequence[Record]) -> dict[str, Any]:
             kind: math.fsum(r[f"{kind}_tokens"] for r in asked) / len(asked) if asked else None
             for kind in ("visual", "text")
         },
-        "visuals": {
-            source: sum(record["source"] == source for record in records)
-            for source in ("asset", "packed", "frames", "none")
-        },
+        "visuals": sources_counted(records),
         "tasks": {
             task: sum(record["task"] == task for record in records)
             for task in dict.fromkeys(record["task"] for record in records)

@@ -8,9 +8,10 @@ import runpy
 import pytest
 import torch
 
+from codecvit.convert.hf.image_processing_onevision_encoder import CLIP_MEAN
 from codecvit.llava.encoders.frames import RESIZES
 from codecvit.llava.encoders.registry import KINDS
-from codecvit.llava.encoders.spec import CLIP_MEAN, HALF, IMAGENET_MEAN
+from codecvit.llava.encoders.spec import HALF, IMAGENET_MEAN
 
 
 @pytest.fixture

@@ -92,7 +92,9 @@ def test_tensors_that_are_missing_strange_or_misshapen_are_named(name, tmp_path)
     with pytest.raises(ValueError, match="it has too much: strange.weight$"):
         load()
     save_file({**kept, victim: torch.zeros(3, 5)}, tmp_path / WEIGHTS, {"format": "pt"})
-    with pytest.raises(ValueError, match=rf"in another shape: .*{tail} \[3, 5\] for \["):
+    # transformers 4 tells the name alone.
+    shape = r"( \[3, 5\] for \[32\])?"
+    with pytest.raises(ValueError, match=rf"in another shape: .*{tail}{shape}$"):
         load()
     save_file(kept, tmp_path / WEIGHTS, {"format": "pt"})
     load()
