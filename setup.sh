@@ -116,6 +116,8 @@ if [ -n "$JAX_VERSION" ]; then
 else
   cp constraints.txt "$constraints"
 fi
+# Gradio wants Pillow below 13.
+case ",$EXTRAS," in *,web,*) sed -i 's/^pillow==.*/pillow==12.3.0/' "$constraints" ;; esac
 
 extras="train,torch"
 [ "$DEVICE" = cpu ] || extras="$extras,$DEVICE"

@@ -100,7 +100,7 @@ def picture_of(run: Mapping[str, Any], question: Question, source: str, shown: i
             return _of_asset(visuals["assets"], root, question, shown)
         if source == "video":
             rule = FrameRule(**visuals["shared_frames"])
-            return _of_frames(rule.video(join(root, question.video), question.span), shown)
+            return picture_of_frames(rule.video(join(root, question.video), question.span), shown)
         with_options = options_of(visuals["options"])
         selection = choose_patches(join(root, question.video), with_options, question.span)
         return _of_clip(selection.clip, selection.thw_L3, shown)
@@ -119,9 +119,33 @@ def _of_asset(assets: str, root: str, question: Question, shown: int) -> Picture
     clip = sample_for_mosaics(video, options_of(meta["config"]), question.span)
     if clip.frame_ids_M.tolist() != meta["frame_ids"]:
         raise VisualError(f"{question.video} is not the video that its assets were made of")
+    return picture_of_clip(clip, visual, shown)
+
+
+def picture_of_clip(clip: Clip, visual: Visual, shown: int) -> Picture:
+    """What a model read of a video.
+
+    Args:
+      clip: the sampled frames that the visual was made of.
+      visual: what the model was given.
+      shown: most frames to show.
+    """
     thw_N3 = visual.positions.copy()
     thw_N3[:, 0] = np.searchsorted(slot_times(len(clip)), thw_N3[:, 0])
     return _of_clip(clip, thw_N3, shown)
+
+
+def picture_of_frames(frames: Frames, shown: int) -> Picture:
+    """Frames that encoders saw whole, each as one cell."""
+    shown_K = _spread(len(frames), shown)
+    read_KRC = np.ones((len(shown_K), 1, 1), bool)
+    seconds_K = None if frames.seconds is None else frames.seconds[shown_K]
+    return Picture(frames.pixels[shown_K], read_KRC, seconds_K, True, len(frames), len(frames))
+
+
+def picture_of_patches(visual: Visual, shown: int = 1) -> Picture:
+    """What a model read, where there is nothing but that; images are read whole."""
+    return _of_patches(visual, None, shown)
 
 
 def _of_clip(clip: Clip, thw_N3: np.ndarray, shown: int) -> Picture:
@@ -163,14 +187,6 @@ def _of_patches(visual: Visual, seconds_M: np.ndarray | None, shown: int) -> Pic
         int(read_MRC.sum()),
         len(slots),
     )
-
-
-def _of_frames(frames: Frames, shown: int) -> Picture:
-    """Frames that encoders saw whole, each as one cell."""
-    shown_K = _spread(len(frames), shown)
-    read_KRC = np.ones((len(shown_K), 1, 1), bool)
-    seconds_K = None if frames.seconds is None else frames.seconds[shown_K]
-    return Picture(frames.pixels[shown_K], read_KRC, seconds_K, True, len(frames), len(frames))
 
 
 def _spread(samples: int, shown: int) -> np.ndarray:

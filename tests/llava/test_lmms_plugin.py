@@ -24,6 +24,7 @@ from codecvit.llava.mcq.parse import strategy_named
 from codecvit.llava.mcq.questions import read_questions
 
 from .mcq_made import write_clip, write_merv
+from .several import make_several
 
 PACKING = ["--num-frames", "16", "--num-images", "3", "--size", "64"]
 SMALL = {"num_frames": 16, "num_images": 3, "size": 64}
@@ -190,6 +191,26 @@ def test_replies_are_those_of_our_own_runner(make, bench, saved, tmp_path):
     assert summary["tasks"]["mine"]["visual_tokens"] == pytest.approx(
         np.mean([r["visual_tokens"] for r in own]), abs=0.01
     )
+
+
+def test_a_model_of_several_encoders_gets_its_frames(make, bench, encoders, tokenizer, tmp_path):
+    """Replies are those of our own runner, images have a frame; frames alone are refused."""
+    for name, sources in (("two", encoders), ("frames", encoders[1:])):
+        make_several(sources).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    out = tmp_path / "own"
+    arguments = ["eval", "--model", tmp_path / "two", "--benchmark", bench, "--out", out]
+    arguments += ["--assets", bench / "made", "--dtype", "float32", "--device", "cpu"]
+    assert main([*map(str, arguments), "--max-new-tokens", "6", *PACKING]) == 0
+    docs = video_docs(bench)
+    model = make(pretrained=str(tmp_path / "two"))
+    assert ask(model, docs) == [record["reply"] for record in read_results(out)[1]]
+    picture = Image.new("RGB", (16, 16))
+    (reply,) = ask(model, [{"show": [picture], "text": "What?"}])
+    assert isinstance(reply, str)
+    assert results(tmp_path / "results")[1][-1]["status"] == "ok"
+    with pytest.raises(SystemExit):
+        make(pretrained=str(tmp_path / "frames"))
 
 
 def test_videos_images_and_text_in_one_batch_are_answered_as_alone(make, bench, tmp_path):

@@ -22,6 +22,8 @@ VERBS = {
     "report": ("llava.report", "results as one page: frames, patches read, answers, verdicts"),
     "answer": ("llava.open_ended.answer", "answers of a model to open questions, in chunks"),
     "judge": ("llava.open_ended.verb", "a judge's accuracy and scores of such answers"),
+    "chat": ("llava.chat.verb", "ask a model about a video, answers word by word"),
+    "web": ("llava.chat.web", "the same on a page: frames, patches read, answers"),
     "demo-questions": ("llava.demo_questions", "questions about the clips of `codecvit demo-data`"),
 }
 

@@ -31,6 +31,8 @@ Conversation = tuple[list[dict[str, str]], list[Visual]]
 VIDEO = "<video>\n"
 _EDGE = 1 << 20  # bytes at either end of a weight file that its fingerprint is made of
 _UNLIMITED = 1 << 30
+# The generation defaults of a language model may sample.
+_GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "num_beams": 1}
 
 
 class ModelAnswerer:
@@ -103,6 +105,11 @@ class ModelAnswerer:
         return self._model.config
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the language model."""
+        return self._tokenizer
+
+    @property
     def patch(self) -> int | None:
         """Side of the encoder's patch in pixels; None where no encoder reads patches."""
         return self._model.config.patch_size
@@ -125,13 +132,14 @@ class ModelAnswerer:
 
     @torch.inference_mode()
     def converse(
-        self, asked: Sequence[Conversation], max_new_tokens: int | None = None
+        self, asked: Sequence[Conversation], max_new_tokens: int | None = None, **options: Any
     ) -> list[Answer]:
         """Replies to conversations with any number of visuals.
 
         Args:
           asked: (turns, visuals) each, as `prompt_example` takes them.
           max_new_tokens: of a reply; None: as the answerer was made.
+          options: of transformers' `generate`, in place of the greedy ones.
         """
         limit = max_new_tokens or self._max_new_tokens
         room = self._context - limit
@@ -145,14 +153,9 @@ class ModelAnswerer:
         ids_BS = self._model.generate(
             **batch,
             max_new_tokens=limit,
-            # The generation defaults of a language model may sample.
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            num_beams=1,
             eos_token_id=self._end()[-1:],
             pad_token_id=self._tokenizer.pad_token_id,
+            **{**_GREEDY, **options},
         )
         replies = self._tokenizer.batch_decode(ids_BS, skip_special_tokens=True)
         return [
