@@ -101,6 +101,9 @@ class LlavaConfig(PretrainedConfig):
                 "with a model_type; or encoders in place of vision_config, not both"
             )
         self.vision_config = None if vision_config is None else vision_config_of(vision_config)
+        if vision_config is None:
+            # transformers 4 takes none of them for absent.
+            self.sub_configs = {"text_config": AutoConfig}
         self.encoders = [EncoderEntry.of(entry) for entry in encoders]
         self.fusion = fusion
         self.fusion_bias = fusion_bias
@@ -200,6 +203,7 @@ class LlavaConfig(PretrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As JSON; a model of the one encoder of `vision_config` says nothing of several."""
         out = super().to_dict()
+        out.pop("sub_configs", None)
         mine = ("encoders", "fusion", "fusion_bias", "fusion_query")
         others = ("vision_config", "vision_select_layer", "image_mean", "image_std")
         for name in others if self.encoders else mine:
