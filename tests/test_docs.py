@@ -71,19 +71,11 @@ def test_coming_from_names_only_what_exists() -> None:
     assert files and not missing
 
 
-def test_coming_from_marks_are_of_the_three_kinds() -> None:
-    table = COMING_FROM.read_text().split("| part |", 1)[1].split("\n\n", 1)[0]
-    parts = set(re.findall(r"^\| ([\w -]+?) \|", table, flags=re.M))
-    awaited = set()
+def test_coming_from_gives_a_reason_for_what_is_not_offered() -> None:
     for theirs, here in rows():
-        for part in re.findall(r"not yet: ([A-Za-z][\w-]*(?: [a-z]+)*)", here):
-            of = [p for p in parts if part == p or part.startswith(f"{p} ")]
-            assert of, (theirs, part)
-            awaited.update(of)
         for reason in re.findall(r"not offered(.*)", here):
             assert re.match(r": \S+ \S+ \S+", reason), f"{theirs}: not offered, but why?"
-        assert "planned" not in here
-    assert awaited == parts  # one that fills no row any more goes out of the table
+        assert not re.search("planned|not yet", here), theirs
 
 
 def test_no_file_names_a_private_path() -> None:
