@@ -27,7 +27,7 @@ from codecvit.trainers.pretrain_config import PretrainConfig
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs"
 # Run elsewhere: the probe in tests/trainers/probe, openvision in test_openvision.py, llava in
 # tests/llava.
-OTHERS = ("__init__", "common", "fields", "llava", "openvision", "probe")
+OTHERS = ("__init__", "common", "fields", "llava", "llava_presets", "openvision", "probe")
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in OTHERS)
 
 

@@ -44,8 +44,9 @@ class Shell:
 
     def start(self, *words: object, **variables: str) -> subprocess.Popen[str]:
         """Starts a command in the root of the repository."""
+        # Where the tests run in the background SIGINT is ignored, and a shell can't undo that.
         return subprocess.Popen(
-            [str(word) for word in words],
+            ["env", "--default-signal=INT", *(str(word) for word in words)],
             env={**self.environment, **variables},
             cwd=self.root,
             stdout=subprocess.PIPE,

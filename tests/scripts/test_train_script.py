@@ -169,7 +169,7 @@ def test_a_signal_to_the_script_saves_and_starts_no_other_stage(shell, trainer, 
     while not (shell.place / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
-    output = process.communicate(timeout=20)[0]
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 75, output
     assert "runs/B-14/224 stopped at step 40 of 80" in output
     assert not (shell.place / "runs" / "B-14" / "448").exists()
