@@ -116,7 +116,7 @@ for ((place = 0; place < PROCESSES; place++)); do
 done
 
 # --- To the end of all ---------------------------------------------------------------------------------------------------
-status=0 failed=0
+status=0 failed=-1  # failed: the second of the first failure, which may be 0
 left=("${pids[@]}")
 trap 'kill -TERM "${left[@]}" 2> /dev/null || true' TERM INT
 while ((${#left[@]} > 0)); do
@@ -130,11 +130,11 @@ while ((${#left[@]} > 0)); do
       wait "$pid" && ended=0 || ended=$?
       # A failure is told rather than that others saved.
       if ((ended != 0)) && ((status == 0 || status == UNFINISHED)); then status=$ended; fi
-      ((ended == 0 || ended == UNFINISHED || failed > 0)) || failed=$SECONDS
+      ((ended == 0 || ended == UNFINISHED || failed >= 0)) || failed=$SECONDS
     fi
   done
   left=("${running[@]}")
-  if ((failed > 0 && ${#left[@]} > 0 && SECONDS - failed >= GRACE)); then
+  if ((failed >= 0 && ${#left[@]} > 0 && SECONDS - failed >= GRACE)); then
     echo "train_gpu.sh: ${#left[@]} processes still run $GRACE s after one has failed: ending them" >&2
     for pid in "${left[@]}"; do kill -KILL -- "-$pid" 2> /dev/null || true; done
   fi
