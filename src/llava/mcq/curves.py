@@ -26,7 +26,7 @@ from ...codec.llava.options import MosaicOptions, add_mosaic_arguments, mosaic_o
 from ...evaluators.intervals import bootstrap
 from ...files import write_atomic
 from ...sequence import NUM_SLOTS
-from .accuracy_plot import draw_accuracy
+from .accuracy_plot import draw_accuracy, point
 from .look import Look, look_of
 from .merge import merge, read_results
 from .parse import Strategy, strategy_named
@@ -173,29 +173,18 @@ def read_curves(out: Path, budgets: Sequence[int]) -> dict[str, Any]:
       budgets: numbers of mosaics.
 
     Returns:
-      As JSON: `chance`; per input a list over budgets of `budget`, `accuracy` with `low` and `high`
-      (Wilson), `visual_tokens`, `text_tokens` (question, options and times) and their sum `tokens`,
-      means per question; `difference`, codec minus frames, with `low` and `high` (bootstrap over
-      videos, of which several questions may be asked) and McNemar's `p`.
+      As JSON: `chance`; per input a list over budgets of `budget` and what `point` tells;
+      `difference`, codec minus frames, with `low` and `high` (bootstrap over videos, of which
+      several questions may be asked) and McNemar's `p`.
     """
     found: dict[str, Any] = {name: [] for name in INPUTS}
     found["difference"] = []
     for budget in budgets:
-        records = {}
-        for name in INPUTS:
-            records[name] = read_results(out / f"{name}-{budget}")[1]
-            summary = json.loads((out / f"{name}-{budget}" / "summary.json").read_text())
-            found["chance"] = summary["chance"]
-            tokens = {kind: summary["tokens"][kind] or 0.0 for kind in ("visual", "text")}
-            found[name].append(
-                {
-                    "budget": budget,
-                    **{key: summary[key] for key in ("accuracy", "low", "high", "coverage")},
-                    **{f"{kind}_tokens": value for kind, value in tokens.items()},
-                    "tokens": sum(tokens.values()),
-                }
-            )
+        records = {name: read_results(out / f"{name}-{budget}")[1] for name in INPUTS}
+        for name, rows in records.items():
+            found[name].append({"budget": budget, **point(rows)})
         found["difference"].append({"budget": budget, **_difference(**records)})
+    found["chance"] = found["codec"][0]["chance"]
     return found
 
 

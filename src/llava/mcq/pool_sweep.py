@@ -8,15 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...files import write_atomic
-from .accuracy_plot import draw_accuracy
+from .accuracy_plot import draw_accuracy, point
 from .merge import read_results
-from .records import Record
-from .score import compare, score
+from .score import compare
 
 FIGURES = "pool_sweep.json"
 PICTURE = "pool_sweep.png"
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> int:
         out = Path(args.out)
         write_atomic(out / FIGURES, (json.dumps(found, indent=1) + "\n").encode())
         points = found["levels"]
-        names = [f"p = {point['level']}" for point in points]
+        names = [f"p = {at['level']}" for at in points]
         picture = draw_accuracy({"pool levels": points}, "visual_tokens", found["chance"], names)
         picture.savefig(out / PICTURE, dpi=120)
     except (ValueError, OSError) as error:
@@ -57,34 +56,28 @@ def read_levels(folders: Mapping[int, Path]) -> dict[str, Any]:
       folders: of results, by pool level.
 
     Returns:
-      As JSON: `chance`, `questions`, and `levels`, most tokens first: `level`, `accuracy` with
-      `low` and `high` (Wilson), `visual_tokens`, mean per question, and `p`, McNemar's against the
-      first of them.
+      As JSON: `chance`, `questions`, and `levels`, most tokens first: `level`, what `point` tells,
+      and `p`, McNemar's against the first of them.
 
     Raises:
       ValueError: results are not complete, or not over the same questions.
     """
     records = {level: read_results(folder)[1] for level, folder in sorted(folders.items())}
     first = next(iter(records.values()))
-    levels = [_point(level, rows, first) for level, rows in records.items()]
-    figures = score(first)
-    return {"chance": figures["chance"], "questions": figures["questions"], "levels": levels}
-
-
-def _point(level: int, rows: Sequence[Record], first: Sequence[Record]) -> dict[str, Any]:
-    figures = score(rows)
-    kept = {key: figures[key] for key in ("accuracy", "low", "high", "coverage")}
-    tokens = figures["tokens"]["visual"] or 0.0
-    return {"level": level, **kept, "visual_tokens": tokens, "p": compare(first, rows)["p"]}
+    levels = [
+        {"level": level, **point(rows), "p": compare(first, rows)["p"]}
+        for level, rows in records.items()
+    ]
+    return {"chance": levels[0]["chance"], "questions": len(first), "levels": levels}
 
 
 def table(found: Mapping[str, Any]) -> str:
     """The figures as lines of text."""
     lines = ["level  visual tokens  accuracy  95 % interval   p against the first"]
-    for point in found["levels"]:
+    for at in found["levels"]:
         lines.append(
-            f"{point['level']:5}  {point['visual_tokens']:13.1f}  {point['accuracy']:8.3f}  "
-            f"{point['low']:.3f} to {point['high']:.3f}  {point['p']:.3g}"
+            f"{at['level']:5}  {at['visual_tokens']:13.1f}  {at['accuracy']:8.3f}  "
+            f"{at['low']:.3f} to {at['high']:.3f}  {at['p']:.3g}"
         )
     lines.append(f"{found['questions']} questions; chance {found['chance']:.3f}")
     return "\n".join(lines)
