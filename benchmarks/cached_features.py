@@ -59,7 +59,7 @@ class Case:
         from transformers import Qwen2Config
 
         from codecvit.llava import VISUAL_TOKEN, LlavaForConditionalGeneration
-        from codecvit.llava.token_counts import num_visual_tokens
+        from codecvit.llava.model.token_counts import num_visual_tokens
 
         language = Qwen2Config(
             vocab_size=VOCABULARY,

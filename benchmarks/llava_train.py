@@ -115,8 +115,8 @@ def theirs(config, workdir):
     """The same of transformers.Trainer with its defaults: shuffled rows, padded as they come."""
     from transformers import Trainer, TrainingArguments
 
-    from codecvit.llava.config import VISUAL_TOKEN
-    from codecvit.llava.dataset import Collator
+    from codecvit.llava.data.dataset import Collator
+    from codecvit.llava.model.config import VISUAL_TOKEN
     from codecvit.llava.training.data import TrainingData
     from codecvit.llava.training.start import prepare_training, start_model, start_tokenizer
 

@@ -9,26 +9,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import VISUAL_TOKEN, LlavaConfig
-    from .modeling import LlavaForConditionalGeneration
-    from .published import available_model_names, available_models, get_model_description
-    from .quick import load_vid
+    from .merv.published import available_model_names, available_models, get_model_description
+    from .merv.quick import load_vid
+    from .model.config import VISUAL_TOKEN, LlavaConfig
+    from .model.modeling import LlavaForConditionalGeneration
+    from .model.token_counts import num_visual_tokens, visual_token_groups
     from .templates import TEMPLATES, Template, template_for
-    from .token_counts import num_visual_tokens, visual_token_groups
 
 _LAZY = {
-    "VISUAL_TOKEN": "config",
-    "LlavaConfig": "config",
-    "LlavaForConditionalGeneration": "modeling",
+    "VISUAL_TOKEN": "model.config",
+    "LlavaConfig": "model.config",
+    "LlavaForConditionalGeneration": "model.modeling",
     "TEMPLATES": "templates",
     "Template": "templates",
-    "available_model_names": "published",
-    "available_models": "published",
-    "get_model_description": "published",
-    "load_vid": "quick",
-    "num_visual_tokens": "token_counts",
+    "available_model_names": "merv.published",
+    "available_models": "merv.published",
+    "get_model_description": "merv.published",
+    "load_vid": "merv.quick",
+    "num_visual_tokens": "model.token_counts",
     "template_for": "templates",
-    "visual_token_groups": "token_counts",
+    "visual_token_groups": "model.token_counts",
 }
 
 __all__ = [

@@ -19,11 +19,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
+from .data.visuals import Visual
 from .mcq.answer import ModelAnswerer
 from .mcq.runner import Answer, Asked
-from .modeling import LlavaForConditionalGeneration
+from .model.modeling import LlavaForConditionalGeneration
 from .templates import TEMPLATES
-from .visuals import Visual
 
 TEMPLATE = "chatml"
 CONTROLS = ("zeroed", "permuted", "first-frame")

@@ -7,11 +7,11 @@ import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from codecvit.llava import LlavaForConditionalGeneration
+from codecvit.llava.data.examples import Example
+from codecvit.llava.data.frame_visuals import frames_visual
+from codecvit.llava.data.visuals import Visual
 from codecvit.llava.encoders.frames import Frames
-from codecvit.llava.examples import Example
-from codecvit.llava.frame_visuals import frames_visual
-from codecvit.llava.token_counts import num_visual_tokens
-from codecvit.llava.visuals import Visual
+from codecvit.llava.model.token_counts import num_visual_tokens
 
 from .conftest import PATCH, language_config
 

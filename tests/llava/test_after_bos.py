@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from codecvit.llava import VISUAL_TOKEN
-from codecvit.llava.collate import collate
-from codecvit.llava.examples import IGNORED, ExampleError, make_example, prompt_example
+from codecvit.llava.data.collate import collate
+from codecvit.llava.data.examples import IGNORED, ExampleError, make_example, prompt_example
 
 from .conftest import make_tokenizer
 from .made import turns

@@ -14,9 +14,9 @@ from codecvit.codec.llava.options import MosaicOptions
 from codecvit.llava import VISUAL_TOKEN
 from codecvit.llava.chat.session import Conversation, Decoding, _Tokens, stream
 from codecvit.llava.chat.sight import Reader, Sight
+from codecvit.llava.data.visuals import Visual, video_visual
 from codecvit.llava.mcq.answer import ModelAnswerer
 from codecvit.llava.templates import TEMPLATES
-from codecvit.llava.visuals import Visual, video_visual
 
 from .conftest import make_visual
 from .made import write_image

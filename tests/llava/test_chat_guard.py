@@ -26,7 +26,7 @@ from codecvit.llava.chat.frames import frames_html
 from codecvit.llava.chat.guard import Guard, is_below, is_loopback
 from codecvit.llava.chat.session import Decoding
 from codecvit.llava.chat.uploads import Limits, UploadError, check_upload, sweep
-from codecvit.llava.report_pictures import Picture
+from codecvit.llava.report.pictures import Picture
 
 from .made import moving, write_image, write_video
 from .mcq_made import write_clip

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from codecvit.llava.assets import AssetMismatch
-from codecvit.llava.dataset import Collator, LlavaDataset, make_loader
-from codecvit.llava.examples import IGNORED, Example
-from codecvit.llava.failures import Failure, FailureLog, TooManyFailures
-from codecvit.llava.mixture import load_mixture
-from codecvit.llava.row_visuals import KINDS
-from codecvit.llava.sampler import LengthGroupedBatches
+from codecvit.llava.data.assets import AssetMismatch
+from codecvit.llava.data.dataset import Collator, LlavaDataset, make_loader
+from codecvit.llava.data.examples import IGNORED, Example
+from codecvit.llava.data.failures import Failure, FailureLog, TooManyFailures
+from codecvit.llava.data.mixture import load_mixture
+from codecvit.llava.data.row_visuals import KINDS
+from codecvit.llava.data.sampler import LengthGroupedBatches
 
 from .made import (
     OPTIONS,

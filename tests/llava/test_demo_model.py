@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from codecvit.llava.data.visuals import Visual
 from codecvit.llava.demo_model import (
     CONTROLS,
     ControlledAnswerer,
@@ -19,8 +20,7 @@ from codecvit.llava.demo_model import (
 )
 from codecvit.llava.mcq.answer import ModelAnswerer
 from codecvit.llava.mcq.runner import Asked
-from codecvit.llava.modeling import LlavaForConditionalGeneration
-from codecvit.llava.visuals import Visual
+from codecvit.llava.model.modeling import LlavaForConditionalGeneration
 
 from .several import COUNT, made_visual
 

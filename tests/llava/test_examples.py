@@ -12,15 +12,15 @@ from transformers import PreTrainedTokenizerFast
 
 from codecvit.codec.llava.rows import with_mosaics
 from codecvit.llava import TEMPLATES, VISUAL_TOKEN
-from codecvit.llava.collate import collate
-from codecvit.llava.examples import (
+from codecvit.llava.data.collate import collate
+from codecvit.llava.data.examples import (
     IGNORED,
     ExampleError,
     make_example,
     prompt_example,
     timestamp_text,
 )
-from codecvit.llava.visuals import Visual
+from codecvit.llava.data.visuals import Visual
 
 from .made import turns
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from codecvit.llava.fusion import CHANNELS, FUSIONS, TOKENS, WEIGHTED, Fusion, reset_fusion
+from codecvit.llava.model.fusion import CHANNELS, FUSIONS, TOKENS, WEIGHTED, Fusion, reset_fusion
 
 NAMES = ("video", "image", "text")
 C = 12

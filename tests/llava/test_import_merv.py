@@ -11,7 +11,7 @@ import torch
 
 from codecvit.codec.llava.cli import main
 from codecvit.llava import LlavaForConditionalGeneration, load_vid
-from codecvit.llava.merv_checkpoint import MervConfig
+from codecvit.llava.merv.checkpoint import MervConfig
 
 from .made import moving, write_video
 from .merv_made import FRAMES, QUERY, Merv, draw_towers, save_language_model

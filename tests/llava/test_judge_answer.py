@@ -7,12 +7,12 @@ import json
 import pytest
 
 from codecvit.codec.llava.span import Span
-from codecvit.llava import report
 from codecvit.llava.mcq import verb as mcq_verb
 from codecvit.llava.mcq.runner import Answer
 from codecvit.llava.open_ended import answer, verb
 from codecvit.llava.open_ended.predictions import read_jobs
 from codecvit.llava.open_ended.questions import OpenQuestion, Plainly, missing_files, read_open
+from codecvit.llava.report import page as report
 
 from .judge_made import qa_rows
 from .mcq_made import write_clip

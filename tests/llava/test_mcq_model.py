@@ -10,12 +10,12 @@ import torch
 
 from codecvit.codec.llava.cli import main
 from codecvit.llava import VISUAL_TOKEN
-from codecvit.llava.collate import collate
-from codecvit.llava.examples import prompt_example
+from codecvit.llava.data.collate import collate
+from codecvit.llava.data.examples import prompt_example
+from codecvit.llava.data.visuals import Visual
 from codecvit.llava.mcq.answer import ModelAnswerer, fingerprint
 from codecvit.llava.mcq.merge import read_results
 from codecvit.llava.mcq.runner import Asked
-from codecvit.llava.visuals import Visual
 
 from .conftest import make_visual
 from .mcq_made import write_clip, write_merv

@@ -17,7 +17,7 @@ from codecvit.codec.llava import key_of
 from codecvit.codec.llava.cli import main
 from codecvit.codec.llava.options import MosaicOptions
 from codecvit.codec.llava.span import Span
-from codecvit.llava.assets import PUBLISHED
+from codecvit.llava.data.assets import PUBLISHED
 from codecvit.llava.mcq.questions import read_questions
 from codecvit.llava.mcq.sources import Sources, VisualError, options_of, video_rows
 
@@ -236,7 +236,7 @@ def test_folders_of_frames_are_cut_to_their_seconds(tmp_path):
 
 def test_what_asks_no_model_loads_no_torch():
     """--help, --list-videos, --merge and the report answer at once."""
-    code = "import codecvit.llava.mcq.verb, codecvit.llava.report, sys; "
+    code = "import codecvit.llava.mcq.verb, codecvit.llava.report.page, sys; "
     code += "print([m for m in ('torch', 'jax', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

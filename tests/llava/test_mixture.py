@@ -10,8 +10,8 @@ import pytest
 
 from codecvit.codec.llava.recipe import Strategy, read_recipe
 from codecvit.codec.llava.rows import RowError
-from codecvit.llava.mixture import load_mixture
-from codecvit.llava.row_visuals import KINDS
+from codecvit.llava.data.mixture import load_mixture
+from codecvit.llava.data.row_visuals import KINDS
 
 from .made import turns, video_row, write_rows
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Generation
 from codecvit.convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
 from codecvit.convert.hf.modeling_onevision_encoder import OneVisionEncoderModel
 from codecvit.llava import LlavaConfig, LlavaForConditionalGeneration
-from codecvit.llava.vision import vision_config_of
+from codecvit.llava.model.vision import vision_config_of
 
 from .conftest import language_config, make_visual, vision_config
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from codecvit.llava.config import LlavaConfig
-from codecvit.llava.pooling import arrange, cell_pairs, pooled_side
-from codecvit.llava.projectors import CellPool, cell_means
-from codecvit.llava.token_counts import num_visual_tokens, visual_token_groups
+from codecvit.llava.model.config import LlavaConfig
+from codecvit.llava.model.pooling import arrange, cell_pairs, pooled_side
+from codecvit.llava.model.projectors import CellPool, cell_means
+from codecvit.llava.model.token_counts import num_visual_tokens, visual_token_groups
 
 
 def dense(T, H, W):

@@ -20,9 +20,9 @@ from codecvit.configs.llava_presets import PRESETS
 from codecvit.llava import LlavaConfig, LlavaForConditionalGeneration
 from codecvit.llava.encoders.internvideo2 import InternVideo2Config, InternVideo2VisionModel
 from codecvit.llava.encoders.languagebind import LanguageBindVideoConfig
-from codecvit.llava.fused_projector import FusedProjector
-from codecvit.llava.parts import parse_source
-from codecvit.llava.token_counts import num_visual_tokens
+from codecvit.llava.model.fused_projector import FusedProjector
+from codecvit.llava.model.parts import parse_source
+from codecvit.llava.model.token_counts import num_visual_tokens
 from codecvit.llava.training.config import parse_config
 from codecvit.llava.training.start import load_run, start_model
 from codecvit.llava.training.train import train

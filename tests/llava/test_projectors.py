@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from codecvit.llava import LlavaConfig
-from codecvit.llava.pooling import arrange
-from codecvit.llava.projectors import Projector, init_weights
+from codecvit.llava.model.pooling import arrange
+from codecvit.llava.model.projectors import Projector, init_weights
 
 from .conftest import language_config, vision_config
 

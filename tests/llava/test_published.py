@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 
 from codecvit.llava import available_model_names, available_models, get_model_description
-from codecvit.llava.published import CHECKPOINT, PUBLISHED, find_model
+from codecvit.llava.merv.published import CHECKPOINT, PUBLISHED, find_model
 
 
 def test_the_published_ids():

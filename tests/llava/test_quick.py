@@ -11,12 +11,12 @@ import torch
 
 from codecvit.codec.llava.span import Span
 from codecvit.llava import TEMPLATES, load_vid
-from codecvit.llava.examples import prompt_example
+from codecvit.llava.data.examples import prompt_example
+from codecvit.llava.data.visuals import image_visual, video_visual
 from codecvit.llava.mcq.answer import ModelAnswerer
+from codecvit.llava.merv.quick import VidLM
 from codecvit.llava.prompts import Prompt, PromptBuilder
-from codecvit.llava.quick import VidLM
 from codecvit.llava.training.data import parse_mosaics
-from codecvit.llava.visuals import image_visual, video_visual
 
 from .conftest import make_tokenizer
 from .made import moving, turns, write_image, write_video

@@ -23,7 +23,7 @@ from codecvit.llava.mcq.parse import strategy_named
 from codecvit.llava.mcq.questions import read_questions
 from codecvit.llava.mcq.runner import describe_run, run_chunk
 from codecvit.llava.mcq.sources import Sources
-from codecvit.llava.report import build_page
+from codecvit.llava.report.page import build_page
 
 from .mcq_made import StandIn, write_clip, write_merv
 
@@ -257,6 +257,8 @@ def test_a_browser_draws_it_and_runs_nothing_else(runs, tmp_path):
 def test_the_template_ships_with_the_package(root):
     """An editable install would hide that it does not."""
     project = tomllib.loads((root / "pyproject.toml").read_text())
-    shipped = project["tool"]["setuptools"]["package-data"]["codecvit.llava"]
-    files = {p.name for p in (root / "src" / "llava").iterdir() if p.suffix not in (".py", "")}
-    assert files == set(shipped) == {"report.html"}
+    shipped = project["tool"]["setuptools"]["package-data"]["codecvit.llava.report"]
+    files = {
+        p.name for p in (root / "src" / "llava" / "report").iterdir() if p.suffix not in (".py", "")
+    }
+    assert files == set(shipped) == {"page.html"}

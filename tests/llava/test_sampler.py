@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecvit.llava.sampler import LengthGroupedBatches
+from codecvit.llava.data.sampler import LengthGroupedBatches
 
 
 def some(examples, seed=0, kinds=3):

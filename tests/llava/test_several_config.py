@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from codecvit.llava import LlavaConfig
-from codecvit.llava.collate import collate
-from codecvit.llava.token_counts import num_visual_tokens, visual_token_groups
+from codecvit.llava.data.collate import collate
+from codecvit.llava.model.token_counts import num_visual_tokens, visual_token_groups
 
 from .conftest import language_config, vision_config
 from .several import (

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from codecvit.llava import LlavaForConditionalGeneration
-from codecvit.llava.collate import collate
-from codecvit.llava.fusion import FUSIONS, WEIGHTED
+from codecvit.llava.data.collate import collate
+from codecvit.llava.model.fusion import FUSIONS, WEIGHTED
 
 from .several import COUNT, as_example, made_visual, make_several
 

@@ -14,22 +14,22 @@ from codecvit.codec.llava.recipe import Folders
 from codecvit.codec.llava.rows import RowError
 from codecvit.codec.llava.span import Span
 from codecvit.llava import LlavaConfig
-from codecvit.llava.collate import collate
-from codecvit.llava.dataset import LlavaDataset
+from codecvit.llava.data.collate import collate
+from codecvit.llava.data.dataset import LlavaDataset
+from codecvit.llava.data.examples import Example
+from codecvit.llava.data.frame_visuals import FrameRule
+from codecvit.llava.data.row_visuals import Reading, read_row
+from codecvit.llava.data.visuals import ImageRule
 from codecvit.llava.encoders.frames import shared_frames
-from codecvit.llava.examples import Example
-from codecvit.llava.frame_visuals import FrameRule
 from codecvit.llava.mcq.answer import ModelAnswerer
 from codecvit.llava.mcq.merge import read_results
 from codecvit.llava.mcq.questions import Question
 from codecvit.llava.mcq.runner import Asked
 from codecvit.llava.mcq.sources import Look, Sources
-from codecvit.llava.report import question_of
-from codecvit.llava.report_pictures import picture_of
-from codecvit.llava.row_visuals import Reading, read_row
+from codecvit.llava.report.page import question_of
+from codecvit.llava.report.pictures import picture_of
 from codecvit.llava.training.start import load_run, start_model
 from codecvit.llava.training.train import train
-from codecvit.llava.visuals import ImageRule
 
 from .conftest import PATCH
 from .made import (
@@ -119,7 +119,7 @@ def test_a_part_of_a_video_has_frames_of_that_part(data):
 def test_lengths_of_rows_are_those_of_their_examples(data, encoders, tokenizer):
     """About, for the text; exactly, for visual tokens."""
     from codecvit.codec.llava.recipe import Entry
-    from codecvit.llava.mixture import Mixture
+    from codecvit.llava.data.mixture import Mixture
 
     for given, assets in ((encoders, OPTIONS), (encoders[1:], None)):
         entry = Entry("all.jsonl", image_folder=str(data), video_folder=str(data))

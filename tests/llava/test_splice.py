@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codecvit.llava import TEMPLATES, VISUAL_TOKEN, num_visual_tokens
-from codecvit.llava.splice import supervised_loss
+from codecvit.llava.model.splice import supervised_loss
 
 from .conftest import make_visual
 

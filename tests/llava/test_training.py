@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from codecvit.llava import LlavaForConditionalGeneration
-from codecvit.llava.dataset import Collator
-from codecvit.llava.failures import Failure, TooManyFailures
+from codecvit.llava.data.dataset import Collator
+from codecvit.llava.data.failures import Failure, TooManyFailures
 from codecvit.llava.training.checkpoints import latest_checkpoint, read_state, read_trained
 from codecvit.llava.training.config import OptimOptions, parse_config
 from codecvit.llava.training.optim import rate_factor

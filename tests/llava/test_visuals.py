@@ -16,9 +16,9 @@ from PIL import Image
 from codecvit.codec.config import SelectionConfig
 from codecvit.codec.errors import MediaError
 from codecvit.codec.llava.packs import PackError, PackTask, make_pack
-from codecvit.llava.assets import PUBLISHED, AssetMismatch, mosaic_visual, open_pack, row_pack
-from codecvit.llava.patch_resize import bicubic_weights, resize_patches
-from codecvit.llava.visuals import ImageRule, Visual, image_visual, video_visual
+from codecvit.llava.data.assets import PUBLISHED, AssetMismatch, mosaic_visual, open_pack, row_pack
+from codecvit.llava.data.patch_resize import bicubic_weights, resize_patches
+from codecvit.llava.data.visuals import ImageRule, Visual, image_visual, video_visual
 
 from .made import OPTIONS, moving, texture, write_image, write_video
 
@@ -350,7 +350,7 @@ def test_a_visual_whose_parts_do_not_fit_is_refused(change, message):
 def test_visuals_mixtures_and_batches_need_no_torch():
     code = """
 import sys
-from codecvit.llava import mixture, row_visuals, sampler
+from codecvit.llava.data import mixture, row_visuals, sampler
 assert not {"jax", "torch"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)

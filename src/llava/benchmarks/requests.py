@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...codec.image import upright_rgb
 from ...codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN
-from ..frame_visuals import FrameRule, shown_image, shown_picture, with_frames
+from ..data.frame_visuals import FrameRule, shown_image, shown_picture, with_frames
+from ..data.visuals import ImageRule
 from ..templates import PLACEHOLDER
-from ..visuals import ImageRule
 from .shown import Shown
 from .tasks import benchmark_of
 
 if TYPE_CHECKING:
-    from ..visuals import Visual
+    from ..data.visuals import Visual
 
 MAX_NEW_TOKENS = 1024
 """Of a reply to a task that states none; as the published evaluation has it."""

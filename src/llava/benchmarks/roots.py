@@ -12,7 +12,7 @@ from typing import Any
 from ...codec.llava.keys import key_of, relative_path
 from ...codec.llava.packs import META, POSITIONS, PackError
 from ...codec.llava.rows import RowError, iter_rows
-from ..assets import PUBLISHED, open_pack
+from ..data.assets import PUBLISHED, open_pack
 
 RECORD = "benchmark.json"
 LIST = "*_videos.jsonl"

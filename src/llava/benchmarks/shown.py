@@ -22,7 +22,7 @@ from .settings import Settings
 from .tasks import benchmark_of, hf_home, video_folder
 
 if TYPE_CHECKING:
-    from ..visuals import Visual
+    from ..data.visuals import Visual
 
 SOURCES = ("hit", "packed", "miss", "failed")
 """Of a video: its asset; packed now; whole frames in place of the asset; could not be shown."""
@@ -182,7 +182,7 @@ class Shown:
         return dataclasses.replace(self._options, num_frames=self._options.num_images)
 
     def _read(self, video: str, place: _Place) -> Visual:
-        from ..assets import mosaic_visual
+        from ..data.assets import mosaic_visual
 
         if place.asset is not None:
             return mosaic_visual(place.asset.folder, self._patch)

@@ -9,7 +9,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from ..report_pictures import Picture
+from ..report.pictures import Picture
 
 CSS = """
 .cv-frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px;

@@ -16,13 +16,13 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from ..examples import ExampleError
+from ..data.examples import ExampleError
 from ..mcq.runner import Answer
 from ..templates import PLACEHOLDER
 
 if TYPE_CHECKING:
+    from ..data.visuals import Visual
     from ..mcq.answer import ModelAnswerer
-    from ..visuals import Visual
     from .sight import Sight
 
 Turns = list[dict[str, str]]

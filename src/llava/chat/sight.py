@@ -13,16 +13,16 @@ from ...codec.llava.packs import EXPECTED
 from ...codec.llava.recipe import Folders
 from ...codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN
 from ...files import exists, is_url
+from ..data.row_visuals import Reading, read_row
 from ..mcq.look import Look
 from ..mcq.sources import Sources, VisualError
 from ..open_ended.questions import OpenQuestion
-from ..report_pictures import Picture, picture_of_clip, picture_of_frames, picture_of_patches
-from ..row_visuals import Reading, read_row
+from ..report.pictures import Picture, picture_of_clip, picture_of_frames, picture_of_patches
 from .session import Conversation
 
 if TYPE_CHECKING:
+    from ..data.visuals import Visual
     from ..mcq.answer import ModelAnswerer
-    from ..visuals import Visual
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings of what is read as an image; anything else is a video."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ..collate import collate
-from ..config import VISUAL_TOKEN, LlavaConfig
-from ..encoding import VISUALS
-from ..examples import IGNORED, Example, make_example, prompt_example
-from ..fused_projector import weights_by_name
-from ..modeling import LlavaForConditionalGeneration
+from ..data.collate import collate
+from ..data.examples import IGNORED, Example, make_example, prompt_example
+from ..data.visuals import Visual
+from ..model.config import VISUAL_TOKEN, LlavaConfig
+from ..model.encoding import VISUALS
+from ..model.fused_projector import weights_by_name
+from ..model.modeling import LlavaForConditionalGeneration
 from ..templates import TEMPLATES
-from ..visuals import Visual
 from .runner import Answer, Asked
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..frame_visuals import FrameRule
+    from ..data.frame_visuals import FrameRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ def look_of(model: str | Path) -> Look:
     stated = json.loads(path.read_text()) if path.is_file() else {}
     if not stated.get("encoders"):
         return Look()
-    from ..config import LlavaConfig
+    from ..model.config import LlavaConfig
 
     config = LlavaConfig.from_pretrained(model)
     return Look(config.patch_size is not None, config.frame_rule)

@@ -15,7 +15,7 @@ from .records import ChunkFile, Record, blank, claim, collect, pending
 from .sources import VisualError
 
 if TYPE_CHECKING:
-    from ..visuals import Visual
+    from ..data.visuals import Visual
 
 VERSION = "codecvit-mcq-1"
 EXPECTED = (ValueError, RuntimeError, OSError, MemoryError)

@@ -26,7 +26,7 @@ from .look import Look
 from .questions import Question
 
 if TYPE_CHECKING:
-    from ..visuals import Visual
+    from ..data.visuals import Visual
 
 ON_MISS = ("error", "pack", "frames")
 _SHOWN = 5
@@ -229,7 +229,7 @@ class Sources:
         rule = self._look.frames
         if rule is None:
             return self._read_patches(question, source)
-        from ..frame_visuals import frames_visual
+        from ..data.frame_visuals import frames_visual
 
         frames = rule.video(join(self._folder, question.video), question.span)
         if not self._look.patches:
@@ -237,7 +237,7 @@ class Sources:
         return dataclasses.replace(self._read_patches(question, source), frames=frames)
 
     def _read_patches(self, question: Question, source: str) -> Visual:
-        from ..assets import mosaic_visual
+        from ..data.assets import mosaic_visual
 
         if source == "asset":
             folder = self.asset(question)
@@ -301,7 +301,7 @@ def video_rows(questions: Iterable[Question], root: str) -> list[dict[str, Any]]
 def _config_hash(folder: str) -> str | None:
     """Of the options of a pack, as the training data's are compared; None for a damaged one, which
     is found again, and counted, when it is read."""
-    from ..assets import open_pack
+    from ..data.assets import open_pack
 
     try:
         return open_pack(folder).config_hash

@@ -74,7 +74,7 @@ def run_command(
     if wrong:
         print(f"{NAME}: {wrong}", file=sys.stderr)
         return 2
-    from ..failures import TooManyFailures
+    from ..data.failures import TooManyFailures
 
     try:
         given = values.config.to_dict()

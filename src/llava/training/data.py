@@ -14,17 +14,17 @@ import numpy as np
 from ...codec.llava.options import MosaicOptions, add_mosaic_arguments, mosaic_options
 from ...codec.llava.recipe import Entry
 from ...codec.llava.rows import folder_of
-from ..dataset import Batch, Collator, LlavaDataset, make_loader
-from ..mixture import Mixture, load_mixture
-from ..row_visuals import KINDS
-from ..sampler import LengthGroupedBatches
+from ..data.dataset import Batch, Collator, LlavaDataset, make_loader
+from ..data.mixture import Mixture, load_mixture
+from ..data.row_visuals import KINDS
+from ..data.sampler import LengthGroupedBatches
 from ..templates import TEMPLATES
 from .config import DataOptions, LlavaTrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..config import LlavaConfig
+    from ..model.config import LlavaConfig
 
 
 _LEAST_TEXT = 8  # tokens of the shortest turn and its answer, about

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ...metrics import MetricWriter
-from ..failures import FailureLog
+from ..data.failures import FailureLog
 from .checkpoints import save_checkpoint
 from .command import StopSignal
 from .config import LlavaTrainConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
 
-    from ..dataset import Batch
+    from ..data.dataset import Batch
 
 
 class Loop:

@@ -24,7 +24,7 @@ from .projector_files import load_projectors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling import LlavaForConditionalGeneration
+    from ..model.modeling import LlavaForConditionalGeneration
 
 CONFIG = "config.json"  # of a run, and of a model folder
 MODEL = "model"  # the finished model in a run's folder
@@ -40,7 +40,7 @@ def start_model(config: LlavaTrainConfig) -> LlavaForConditionalGeneration:
     Raises:
       ValueError: parts, an earlier run or a projector file don't fit.
     """
-    from ..modeling import LlavaForConditionalGeneration
+    from ..model.modeling import LlavaForConditionalGeneration
 
     torch.manual_seed(config.seed)
     options = {"dtype": torch.float32, "attn_implementation": config.model.attn_implementation}
@@ -140,7 +140,7 @@ def _earlier_model(
     config: LlavaTrainConfig, options: dict[str, Any]
 ) -> LlavaForConditionalGeneration:
     """What `config.init` names, with everything that was trained there."""
-    from ..modeling import LlavaForConditionalGeneration
+    from ..model.modeling import LlavaForConditionalGeneration
     from ..templates import template_for
 
     folder = Path(config.init)

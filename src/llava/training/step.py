@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config import VISUAL_TOKEN
-from ..examples import IGNORED
+from ..data.examples import IGNORED
+from ..model.config import VISUAL_TOKEN
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
 
-    from ..dataset import Batch
+    from ..data.dataset import Batch
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..codec.llava.rows import json_line
+from ...codec.llava.rows import json_line
 
 _FEWEST = 1000  # examples before a share means anything: one broken file must not end a long run
 _SHOWN = 10

@@ -9,15 +9,15 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
-from ..convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
+from ...convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
+from ..data.frame_visuals import FrameRule
+from ..data.visuals import ImageRule
+from ..encoders.entry import EncoderEntry
+from ..encoders.frames import shared_count
+from ..templates import TEMPLATES
 from .encoder_checks import FUSION_QUERY, check_encoders
-from .encoders.entry import EncoderEntry
-from .encoders.frames import shared_count
-from .frame_visuals import FrameRule
 from .fusion import TOKENS, WEIGHTED
-from .templates import TEMPLATES
 from .vision import vision_config_of
-from .visuals import ImageRule
 
 VISUAL_TOKEN = -200
 """The id that stands in `input_ids` where a visual token goes, as in LLaVA; no tokenizer has it."""

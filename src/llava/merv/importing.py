@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .fusion import CHANNELS, Fusion, QueryScore
-from .merv_checkpoint import TEMPLATES, MervConfig, Tensors, fill, projector_name, read_tensors
-from .modeling import LlavaForConditionalGeneration
-from .templates import TEMPLATES as OURS
-from .training.config import DTYPES
+from ..model.fusion import CHANNELS, Fusion, QueryScore
+from ..model.modeling import LlavaForConditionalGeneration
+from ..templates import TEMPLATES as OURS
+from ..training.config import DTYPES
+from .checkpoint import TEMPLATES, MervConfig, Tensors, fill, projector_name, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..codec.image import open_image
-from ..codec.llava.options import MosaicOptions
-from ..codec.llava.span import Span
-from ..files import PathOrUrl, local_copy, open_read
-from .encoders.frames import Frames, picture_frames, shared_frames
+from ...codec.image import open_image
+from ...codec.llava.options import MosaicOptions
+from ...codec.llava.span import Span
+from ...files import PathOrUrl, local_copy, open_read
+from ..encoders.frames import Frames, picture_frames, shared_frames
 from .visuals import ImageRule, Visual, picture_visual, video_visual
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..sequence import NUM_SLOTS
+from ...sequence import NUM_SLOTS
+from ..encoders.entry import EncoderEntry
 from .config import LlavaConfig
-from .encoders.entry import EncoderEntry
 from .pooling import Arrangement, GivenCells, arrange, time_steps
 
 

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..codec.clip import Clip
-from ..codec.llava.choice import choose_patches, sample_for_mosaics
-from ..codec.llava.options import MosaicOptions
-from ..files import exists, join
-from ..sequence import slot_times
-from .assets import mosaic_visual, open_pack
-from .encoders.frames import Frames
-from .frame_visuals import FrameRule
-from .mcq.questions import Question
-from .mcq.sources import EXPECTED, Sources, VisualError, options_of
-from .visuals import Visual
+from ...codec.clip import Clip
+from ...codec.llava.choice import choose_patches, sample_for_mosaics
+from ...codec.llava.options import MosaicOptions
+from ...files import exists, join
+from ...sequence import slot_times
+from ..data.assets import mosaic_visual, open_pack
+from ..data.frame_visuals import FrameRule
+from ..data.visuals import Visual
+from ..encoders.frames import Frames
+from ..mcq.questions import Question
+from ..mcq.sources import EXPECTED, Sources, VisualError, options_of
 
 _WIDTH = 224
 _QUALITY = 72

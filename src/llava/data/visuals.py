@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..codec.image import open_image
-from ..codec.llava.choice import choose_patches
-from ..codec.llava.mosaic import lay_out, mosaic_cells
-from ..codec.llava.options import MosaicOptions
-from ..codec.llava.span import Span
-from ..files import PathOrUrl, local_copy, open_read
-from .encoders.frames import Frames
+from ...codec.image import open_image
+from ...codec.llava.choice import choose_patches
+from ...codec.llava.mosaic import lay_out, mosaic_cells
+from ...codec.llava.options import MosaicOptions
+from ...codec.llava.span import Span
+from ...files import PathOrUrl, local_copy, open_read
+from ..encoders.frames import Frames
 from .patch_resize import resize_patches
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..codec.llava.options import MosaicOptions
-from ..codec.llava.packs import EXPECTED
-from ..codec.llava.rows import RowError
+from ...codec.llava.options import MosaicOptions
+from ...codec.llava.packs import EXPECTED
+from ...codec.llava.rows import RowError
+from ..model.token_counts import num_visual_tokens
 from .assets import AssetMismatch, mosaic_visual
 from .collate import collate
 from .examples import IGNORED, Example, ExampleError, make_example
@@ -24,12 +25,11 @@ from .failures import Failure
 from .mixture import Mixture
 from .row_visuals import KINDS, Reading, pack_of, read_row
 from .sampler import LengthGroupedBatches
-from .token_counts import num_visual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .config import LlavaConfig
+    from ..model.config import LlavaConfig
 
 _CHARACTERS_PER_TOKEN = 4
 _USUAL_IMAGE = (480, 640)  # height and width where a row states none

@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..codec.llava.options import MosaicOptions
-from ..codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN
-from ..codec.llava.span import Span
-from .collate import collate
-from .config import VISUAL_TOKEN, LlavaConfig
-from .examples import prompt_example, text_example
-from .frame_visuals import shown_image, shown_video
-from .modeling import LlavaForConditionalGeneration
-from .prompts import Prompt, PromptBuilder
+from ...codec.llava.options import MosaicOptions
+from ...codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN
+from ...codec.llava.span import Span
+from ..data.collate import collate
+from ..data.examples import prompt_example, text_example
+from ..data.frame_visuals import shown_image, shown_video
+from ..data.visuals import Visual
+from ..model.config import VISUAL_TOKEN, LlavaConfig
+from ..model.modeling import LlavaForConditionalGeneration
+from ..prompts import Prompt, PromptBuilder
+from ..templates import PLACEHOLDER, TEMPLATES
 from .published import find_model
-from .templates import PLACEHOLDER, TEMPLATES
-from .visuals import Visual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,7 +69,7 @@ def load_vid(
     """
     from transformers import AutoTokenizer
 
-    from .training.data import parse_mosaics
+    from ..training.data import parse_mosaics
 
     folder = find_model(model_id_or_path, hf_token, cache_dir)
     model = LlavaForConditionalGeneration.from_pretrained(folder)

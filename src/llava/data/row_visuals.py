@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..codec.llava.options import MosaicOptions
-from ..codec.llava.recipe import Folders
-from ..codec.llava.rows import (
+from ...codec.llava.options import MosaicOptions
+from ...codec.llava.recipe import Folders
+from ...codec.llava.rows import (
     IMAGE_TOKEN,
     VIDEO_TOKEN,
     RowError,
@@ -21,7 +21,7 @@ from ..codec.llava.rows import (
     video_of,
     with_mosaics,
 )
-from ..files import join
+from ...files import join
 from .assets import Pack, mosaic_visual, row_pack
 from .frame_visuals import FrameRule, frames_visual, shown_image, shown_video, with_frames
 from .visuals import NATIVE, ImageRule, Visual

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
+from ...convert.hf.image_processing_onevision_encoder import CLIP_MEAN, CLIP_STD
 from .fusion import FUSIONS
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from .encoders.loading import load_tower, pixel_statistics
-from .encoders.registry import KINDS
-from .encoders.spec import EncoderSpec
+from ..encoders.loading import load_tower, pixel_statistics
+from ..encoders.registry import KINDS
+from ..encoders.spec import EncoderSpec
 
 __all__ = ["encoder_of", "load_encoder", "pixel_statistics", "vision_config_of"]
 

@@ -12,13 +12,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PretrainedConfig
 
+from ..encoders.entry import EncoderEntry
+from ..encoders.loading import load_tower, pixel_statistics
+from ..encoders.registry import build_tower
+from ..templates import template_for
 from .config import LlavaConfig
-from .encoders.entry import EncoderEntry
-from .encoders.loading import load_tower, pixel_statistics
-from .encoders.registry import build_tower
 from .fused_projector import FusedProjector
 from .projectors import Projector, init_weights
-from .templates import template_for
 
 if TYPE_CHECKING:
     from .modeling import LlavaForConditionalGeneration

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..sequence import NUM_SLOTS
+from ...sequence import NUM_SLOTS
 from .config import LlavaConfig
 
 

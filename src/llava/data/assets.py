@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..codec.image import open_image
-from ..codec.llava.packs import META, POSITIONS, PackError, read_pack
-from ..codec.llava.rows import folder_of
-from ..files import join, open_read, read_bytes
-from ..sequence import NUM_SLOTS, slot_times
+from ...codec.image import open_image
+from ...codec.llava.packs import META, POSITIONS, PackError, read_pack
+from ...codec.llava.rows import folder_of
+from ...files import join, open_read, read_bytes
+from ...sequence import NUM_SLOTS, slot_times
 from .patch_resize import resize_patches
 from .visuals import Visual, group_seconds, mosaic_groups, mosaic_patches
 

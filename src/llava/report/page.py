@@ -18,19 +18,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..codec.llava.span import Span
-from ..files import write_atomic
-from .mcq.merge import read_results
-from .mcq.parse import STRATEGIES
-from .mcq.questions import Question
-from .mcq.records import Record
-from .mcq.score import compare, paired, score
-from .mcq.sources import VisualError
-from .report_pictures import picture_of
+from ...codec.llava.span import Span
+from ...files import write_atomic
+from ..mcq.merge import read_results
+from ..mcq.parse import STRATEGIES
+from ..mcq.questions import Question
+from ..mcq.records import Record
+from ..mcq.score import compare, paired, score
+from ..mcq.sources import VisualError
+from .pictures import picture_of
 
 PICTURES = 60
 _FRAMES = {1: 12, 2: 8}  # shown of a video, by the number of runs
-_TEMPLATE = "report.html"
+_TEMPLATE = "page.html"
 
 Run = tuple[str, Mapping[str, Any], Sequence[Record]]
 """(name, run.json, records)."""

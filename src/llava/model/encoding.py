@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from ..encoders.encode import encode_frames
+from ..encoders.entry import EncoderEntry
+from ..encoders.spec import EncoderSpec, Layer
 from .config import LlavaConfig
-from .encoders.encode import encode_frames
-from .encoders.entry import EncoderEntry
-from .encoders.spec import EncoderSpec, Layer
 from .fused_projector import Seen
 from .shared_cells import frame_places, presence
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..codec.llava.recipe import Entry, Folders, data_root, read_recipe
-from ..codec.llava.rows import RowError, iter_rows
+from ...codec.llava.recipe import Entry, Folders, data_root, read_recipe
+from ...codec.llava.rows import RowError, iter_rows
 from .row_visuals import RowShape, row_shape
 
 

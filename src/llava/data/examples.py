@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN, RowError, conversation
-from .config import VISUAL_TOKEN
-from .templates import ROLES, TEMPLATES, Piece
-from .token_counts import visual_token_groups
+from ...codec.llava.rows import IMAGE_TOKEN, VIDEO_TOKEN, RowError, conversation
+from ..model.config import VISUAL_TOKEN
+from ..model.token_counts import visual_token_groups
+from ..templates import ROLES, TEMPLATES, Piece
 from .visuals import Visual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .config import LlavaConfig
+    from ..model.config import LlavaConfig
 
 IGNORED = -100
 """The label of what is not supervised, as in transformers."""

@@ -1,0 +1,1 @@
+"""`codecvit llava report`: answers, verdicts and what the model saw, as one page."""
