@@ -173,26 +173,51 @@ def plot(args, results):
 
     names = list(demo_cells.SCORES)
     figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3.6))
+    draw = draw_rows if len(args.budgets) == 1 else draw_budgets
     for axis, score in zip(axes, names, strict=True):
-        for row in TABLES[args.table]:
-            points = [
-                (budget, value)
-                for budget in args.budgets
-                for value in gather(results, row, budget, score, "trained").values()
-            ]
-            if not points:
-                continue
-            budgets = sorted({budget for budget, _ in points})
-            means = [np.mean([v for b, v in points if b == budget]) for budget in budgets]
-            (line,) = axis.plot(budgets, means, "o:", label=row.name)
-            axis.plot(*zip(*points, strict=True), ".", color=line.get_color(), alpha=0.4)
-        axis.set(title=score, xlabel="tokens (steps differ, see STEPS)", xscale="log")
-        axis.set_xticks(args.budgets, [str(budget) for budget in args.budgets])
-        axis.minorticks_off()
-    axes[0].set_ylabel("accuracy (lines: mean; dots: seeds)")
-    axes[-1].legend(fontsize=7)
+        axis.set_title(score)
+        draw(axis, args, results, score)
+    if draw is draw_budgets:
+        axes[0].set_ylabel("accuracy (lines: mean; dots: seeds)")
+        axes[-1].legend(fontsize=7)
+    else:
+        for axis in axes[1:]:
+            axis.tick_params(labelleft=False)
     figure.tight_layout()
     figure.savefig(args.out / f"{args.table}.png", dpi=110)
+
+
+def draw_budgets(axis, args, results, score):
+    """Accuracy against tokens, a line for each row of the table."""
+    for row in TABLES[args.table]:
+        points = [
+            (budget, value)
+            for budget in args.budgets
+            for value in gather(results, row, budget, score, "trained").values()
+        ]
+        if not points:
+            continue
+        budgets = sorted({budget for budget, _ in points})
+        means = [np.mean([v for b, v in points if b == budget]) for budget in budgets]
+        (line,) = axis.plot(budgets, means, "o:", label=row.name)
+        axis.plot(*zip(*points, strict=True), ".", color=line.get_color(), alpha=0.4)
+    axis.set(xlabel="tokens (steps differ, see STEPS)", xscale="log")
+    axis.set_xticks(args.budgets, [str(budget) for budget in args.budgets])
+    axis.minorticks_off()
+
+
+def draw_rows(axis, args, results, score):
+    """Accuracy at the one budget, the rows below each other."""
+    rows = TABLES[args.table]
+    for place, row in enumerate(rows):
+        values = [*gather(results, row, args.budgets[0], score, "trained").values()]
+        axis.plot(values, [place] * len(values), ".", color="tab:blue", alpha=0.4)
+        if values:
+            axis.plot(np.mean(values), place, "o", color="tab:blue")
+    axis.set_yticks(range(len(rows)), [row.name for row in rows])
+    axis.invert_yaxis()
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_xlabel(f"accuracy at {args.budgets[0]} tokens (small: seeds)")
 
 
 if __name__ == "__main__":
