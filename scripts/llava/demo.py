@@ -77,12 +77,8 @@ def main() -> int:
             if not (start / "config.json").is_file():
                 make_start(start, encoder, asked / "train.json", seed)
             begun = time.monotonic()
-            lessons = (("open", args.open_steps), ("train", args.steps))
-            for lesson, steps in lessons:
-                train(start, seen / f"{lesson}.jsonl", work / lesson, args.batch, steps, seed)
-                start = work / lesson
+            model = teach(start, seen, work, args, seed)
             minutes = (time.monotonic() - begun) / 60
-            model = work / "train" / "model"
             shown = ("--benchmark", benchmark, "--assets", seen / "assets")
             run("llava", "eval", "--model", model, *shown, *ASKING, "--out", work / "eval")
             found[name] = accuracies(work / "eval") | {"minutes": round(minutes, 1)}
@@ -159,6 +155,16 @@ def make_start(
         for turn in row["conversations"]
     ]
     demo_model.make_start(folder, encoder, texts, seed, **options)
+
+
+def teach(
+    start: Path, seen: Path, work: Path, args: argparse.Namespace, seed: int, root: Path | str = ""
+) -> Path:
+    """Both lessons about what stands in `seen`, in WORK/open and WORK/train; the model."""
+    for lesson, steps in (("open", args.open_steps), ("train", args.steps)):
+        train(start, seen / f"{lesson}.jsonl", work / lesson, args.batch, steps, seed, root)
+        start = work / lesson
+    return start / "model"
 
 
 def train(

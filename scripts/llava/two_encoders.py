@@ -5,9 +5,10 @@
 A video encoder on codec patches, and an image encoder on a single frame.
 
 On the clips, questions and lessons of scripts/llava/demo.sh, in models that differ in nothing but
-their encoders: "codec", the demo's encoder on the patches of a clip; "image", one pretrained on
-single frames, on the first frame alone; "both", fused by MERV's weighted sum (`fusion=score`).
-"both" is also asked with either encoder masked. A step whose result is there takes no time.
+their encoders: "codec", that script's model, the demo's encoder on the patches of a clip; "image",
+one pretrained on single frames, on the first frame alone; "both", the tokens of one after those of
+the other (`fusion=concat`). "both" is also asked with the tokens of either encoder zeroed. A step
+whose result is there takes no time.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import demo
 
 from codecvit.trainers.checkpoint_reading import find_checkpoint
 
-POOL = (8, 4, 4)  # 128 tokens of a clip, from whichever encoder
-CODEC, IMAGE = "codec=onevision_encoder:{codec}", "image=onevision_frames:{image}@1"
-MODELS = {"codec": (CODEC,), "image": (IMAGE,), "both": (CODEC, IMAGE)}
+# A token per patch, in each encoder's own grid: 128 of the codec's, 64 of the frame.
+FIELDS = {"fusion": "concat", "pool_level": 1}
 MASKED = ("without-codec", "without-image")
-CLUSTERS = 16
-COLUMNS = (*MODELS, *MASKED)
+COLUMNS = ("codec", "image", "both", *MASKED)
+# The image encoder's pretraining: `DRAWS` frames of each of `CLIPS`, labelled with their digit.
+CLIPS, DRAWS, IMAGE_BATCH = 4000, 4, 64
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("--image-encoder", type=Path, help="likewise, of single frames")
     parser.add_argument("--encoder-steps", type=int, default=600, help="if they have to be made")
     parser.add_argument(
-        "--proof", type=Path, help="OUT of demo.sh: its clips and mosaics are taken"
+        "--proof", type=Path, help="OUT of demo.sh: its clips, mosaics and answers are taken"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--open-steps", type=int, default=demo.OPEN_STEPS, help="first lesson")
@@ -58,31 +59,16 @@ def main() -> int:
     place = args.proof or out
     if args.proof is None:
         demo.make_data(place, args.train_clips, args.test_clips, args.data_seed, seen=("video",))
-    data, asked, seen = place / "data", place / "questions", place / "video"
+    video, frame = f"codec=onevision_encoder:{codec}", f"image=onevision_frames:{image}@1"
+    models = {"codec": codec, "image": [frame], "both": [video, frame]}
 
     results = []
     for seed in args.seeds:
         found = {"seed": seed}
-        for name, texts in MODELS.items():
-            sources = [text.format(codec=codec, image=image) for text in texts]
-            work = out / f"{name}-{seed}"
-            start = work / "start"
-            if not (start / "config.json").is_file():
-                demo.make_start(start, sources, asked / "train.json", seed, pool=POOL)
-            for lesson, steps in (("open", args.open_steps), ("train", args.steps)):
-                rows = seen / f"{lesson}.jsonl"
-                demo.train(start, rows, work / lesson, args.batch, steps, seed, root=data)
-                start = work / lesson
-            model, benchmark = work / "train" / "model", asked / "benchmark"
-            assets = None if name == "image" else seen / "assets"
-            shown = ("--benchmark", benchmark, *(("--assets", assets) if assets else ()))
-            demo.run(
-                "llava", "eval", "--model", model, *shown, *demo.ASKING, "--out", work / "eval"
-            )
-            found[name] = figures(work / "eval")
-            for control in MASKED if name == "both" else ():
-                demo.ask_controlled(model, benchmark, assets, control, work / f"eval-{control}")
-                found[control] = figures(work / f"eval-{control}")
+        for name, sources in models.items():
+            # The folders of demo.py: what it left there is found again.
+            work = place / f"video-{seed}" if name == "codec" else out / f"{name}-{seed}"
+            found |= answers(name, sources, place, work, args, seed)
         results.append(found)
         (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         print(json.dumps(found), flush=True)
@@ -94,37 +80,65 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def image_encoder(place: Path, steps: int) -> Path:
-    """An encoder of single frames, pretrained on the demo's clips: one frame of each, whole.
+def answers(
+    name: str,
+    sources: Path | list[str],
+    place: Path,
+    work: Path,
+    args: argparse.Namespace,
+    seed: int,
+) -> dict:
+    """Figures of a model, and of "both" with either encoder left out, by the names of COLUMNS."""
+    data, asked, seen = place / "data", place / "questions", place / "video"
+    controls = MASKED if name == "both" else ()
+    evals = {name: work / "eval", **{c: work / f"eval-{c}" for c in controls}}
+    if not all((folder / "summary.json").is_file() for folder in evals.values()):
+        start = work / "start"
+        alone = name == "codec"
+        if not (start / "config.json").is_file():
+            fields = {} if alone else FIELDS
+            demo.make_start(start, sources, asked / "train.json", seed, **fields)
+        root = "" if alone else data  # encoders of frames decode the clips themselves
+        model = demo.teach(start, seen, work, args, seed, root)
+        benchmark = asked / "benchmark"
+        assets = None if name == "image" else seen / "assets"
+        shown = ("--benchmark", benchmark, *(("--assets", assets) if assets else ()))
+        demo.run("llava", "eval", "--model", model, *shown, *demo.ASKING, "--out", work / "eval")
+        for control in controls:
+            demo.ask_controlled(model, benchmark, assets, control, evals[control])
+    return {column: figures(folder) for column, folder in evals.items()}
 
-    Its labels are clusters of what moves in the clip, as the demo's second labels are.
+
+def image_encoder(place: Path, steps: int) -> Path:
+    """An encoder of single frames, taught by labels, as image encoders are by what people wrote.
+
+    Its frames are of other clips than those that questions are asked about.
     """
     folder = place / "export_image"
     if (folder / "config.json").is_file():
         return folder
-    records, work = place / "image_records", place / "runs" / "image"
-    view = ("--size", 112, "--budget", 64, "--num-frames", 8)
-    source = place / "data" / "train.csv"
-    demo.run("pack", source, "--out", records / "train", "--mode", "frames", *view)
-    cluster = ("--name", "shapes", "--part", "shape", "--k", CLUSTERS, "--n", 1)
-    demo.run("cluster", records / "train" / "frames", *cluster)
-    settings = f"data={records},mode=frames,labels=shapes,classes={CLUSTERS},drawn=1,steps={steps}"
-    config = f"--config=src/configs/demo.py:{settings},probes="
-    demo.run("train", config, f"--workdir={work}", "--config.sources.video.budget=64")
+    data, records, work = (place / name for name in ("image_data", "image_records", "runs/image"))
+    demo.run("demo-data", "--out", data, "--train-clips", CLIPS)
+    view = ("--size", 112, "--budget", 64, "--num-frames", 8, "--draws", DRAWS, "--seed", 0)
+    demo.run("pack", data / "train.csv", "--out", records / "train", "--mode", "frames", *view)
+    settings = f"data={records},mode=frames,labels=digit,classes=10,drawn=1,steps={steps},probes="
+    batch = f"--config.sources.video.batch_size={IMAGE_BATCH}"
+    config = f"--config=src/configs/demo.py:{settings}"
+    demo.run("train", config, f"--workdir={work}", "--config.sources.video.budget=64", batch)
     demo.run("export", find_checkpoint(work), "--out", folder, "--image-size", 112)
     return folder
 
 
 def figures(folder: Path) -> dict:
-    """Accuracy with its interval by task and over both, and the encoders' mean weights."""
+    """Accuracy with its interval, by task and over both."""
     summary = json.loads((folder / "summary.json").read_text())
     names = ("accuracy", "low", "high")
     both = {"both tasks": [round(summary[name], 4) for name in names]}
-    return {**demo.accuracies(folder), **both, "weights": summary.get("fusion", {})}
+    return {**demo.accuracies(folder), **both}
 
 
 def table(results: list[dict]) -> str:
-    """Accuracy per seed and its mean, in %, and the weights of "both", as Markdown."""
+    """Accuracy per seed and its mean, in %, as Markdown."""
     seeds = " | ".join(f"seed {found['seed']}" for found in results)
     lines = [f"| task | model | {seeds} | mean |", "|---" * (len(results) + 3) + "|"]
     for task in (*demo.TASKS, "both tasks"):
@@ -133,10 +147,6 @@ def table(results: list[dict]) -> str:
             mean, half = demo.interval(values)
             cells = " | ".join(f"{100 * value:.1f}" for value in values)
             lines.append(f"| {task} | {name} | {cells} | {100 * mean:.1f} ± {100 * half:.1f} |")
-    for encoder in ("codec", "image"):
-        values = [found["both"]["weights"].get(encoder, float("nan")) for found in results]
-        cells = " | ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| weight of {encoder} | both | {cells} | |")
     return "\n".join(lines)
 
 

@@ -70,6 +70,7 @@ def make_start(
     layers: int = 3,
     select_layer: int = -2,
     pool: tuple[int, int, int] = _POOL,
+    **fields: Any,
 ) -> LlavaForConditionalGeneration:
     """Writes the model that a run starts from, with its tokenizer.
 
@@ -82,14 +83,14 @@ def make_start(
     Args:
       out: folder of the model.
       encoder: what `codecvit export` wrote; or several encoders, a text each, as `from_encoders`
-        takes them: their layers stand there, and cells without patches are learned, so that all
-        make as many tokens.
+        takes them: their layers stand there.
       texts: that the tokenizer is trained on.
       seed: of language model and projector.
       width: of the language model, a multiple of 32.
       layers: of the language model.
       select_layer: which hidden state of the one encoder is read.
       pool: cells (t, h, w); the default has one for every patch.
+      fields: further ones of `LlavaConfig`.
 
     Raises:
       ValueError: the encoder's folder is no export, or a size does not fit.
@@ -112,13 +113,13 @@ def make_start(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    fields = {"projector": "3dconv+mlp2x_gelu", "pool": pool, "position_embedding": "sincos"}
+    fields |= {"projector": "3dconv+mlp2x_gelu", "pool": pool, "position_embedding": "sincos"}
+    fields.setdefault("pool_empty", "drop")
     if isinstance(encoder, str | Path):
-        fields |= {"pool_empty": "drop", "vision_select_layer": select_layer}
+        fields["vision_select_layer"] = select_layer
         model = LlavaForConditionalGeneration.from_parts(encoder, language, **fields)
         projectors = [model.projector]
     else:
-        fields["pool_empty"] = "learned"
         model = LlavaForConditionalGeneration.from_encoders(encoder, language, **fields)
         projectors = [*model.projector.encoders.values()]
     with torch.no_grad():
@@ -139,7 +140,7 @@ class ControlledAnswerer(ModelAnswerer):
       answerer: the model; from here on only this one is to be used.
       control: "zeroed": every visual token is zero; "permuted": the times of a clip are exchanged
         among each other; "first-frame": the patches at t = 0 alone; "without-NAME": that one of
-        several encoders is absent.
+        several encoders is absent, or, where each has tokens of its own, that these are zero.
       seed: of the permutations, which follow from it and the positions of a clip alone.
 
     Raises:
@@ -156,8 +157,7 @@ class ControlledAnswerer(ModelAnswerer):
         if control == "zeroed":
             self._model.projector.register_forward_hook(_zeros)
         if control.startswith(_WITHOUT):
-            absent = names.index(control.removeprefix(_WITHOUT))
-            self._model.projector.register_forward_pre_hook(functools.partial(_mask, absent))
+            self._leave_out(control.removeprefix(_WITHOUT))
 
     def describe(self) -> dict[str, Any]:
         """As that of the model, and what it was denied."""
@@ -170,6 +170,15 @@ class ControlledAnswerer(ModelAnswerer):
     def loglik(self, asked: Sequence[Asked]) -> list[Answer]:
         """See `Answerer.loglik`."""
         return super().loglik(self._changed(asked))
+
+    def _leave_out(self, name: str) -> None:
+        projector = self._model.projector
+        if self.config.in_turn:
+            # Absent tokens would move those behind them to places that training never had.
+            projector.encoders[name].register_forward_hook(_zeros)
+            return
+        mask = functools.partial(_mask, self.config.encoder_names.index(name))
+        projector.register_forward_pre_hook(mask)
 
     def _changed(self, asked: Sequence[Asked]) -> Sequence[Asked]:
         if self._control == "zeroed" or self._control.startswith(_WITHOUT):

@@ -173,7 +173,7 @@ def test_a_width_without_whole_heads_is_refused(tmp_path):
 def test_the_demo_model_and_its_controls(encoders, tmp_path):
     """A start of several encoders; exchanged times and the first frame reach the frames too."""
     texts = ["What moves?\nA. a\nB. b", "A", "B"]
-    make_start(tmp_path, encoders, texts, 0, width=32, layers=1)
+    make_start(tmp_path, encoders, texts, 0, width=32, layers=1, pool_empty="learned")
     answerer = ModelAnswerer.load(tmp_path, "cpu", "float32", 2)
     assert answerer.config.encoder_names == ("video", "image")
     visual = made_visual(1, steps=8)
@@ -195,8 +195,11 @@ def frames_of(*visuals):
     return [visual.frames.pixels for visual in visuals]
 
 
-def test_an_absent_encoder_is_not_read(encoders, tmp_path):
-    make_start(tmp_path, encoders, TEXTS, 0, width=32, layers=1, pool=(4, 2, 2))
+@pytest.mark.parametrize(
+    "fields", [{"pool_empty": "learned"}, {"fusion": "concat"}], ids=["score", "concat"]
+)
+def test_an_absent_encoder_is_not_read(encoders, tmp_path, fields):
+    make_start(tmp_path, encoders, TEXTS, 0, width=32, layers=1, pool=(4, 2, 2), **fields)
     answerer = ModelAnswerer.load(tmp_path, "cpu", "float32", 2)
     visual, other = made_visual(1), made_visual(2)
     for name, changed in (
@@ -211,6 +214,7 @@ def test_an_absent_encoder_is_not_read(encoders, tmp_path):
         )
         first, second = control.loglik(items)
         assert first.scores == pytest.approx(second.scores, abs=1e-6)
-        assert first.fusion[name] == 0.0 and sum(first.fusion.values()) == pytest.approx(1.0)
+        if "fusion" not in fields:  # with weights
+            assert first.fusion[name] == 0.0 and sum(first.fusion.values()) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="without-image"):
         ControlledAnswerer(answerer, "without-sound")
