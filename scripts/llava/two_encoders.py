@@ -43,7 +43,9 @@ def main() -> int:
     parser.add_argument("--image-encoder", type=Path, help="likewise, of single frames")
     parser.add_argument("--encoder-steps", type=int, default=600, help="if they have to be made")
     parser.add_argument(
-        "--proof", type=Path, help="OUT of demo.sh: its clips, mosaics and answers are taken"
+        "--proof",
+        type=Path,
+        help="OUT of demo.sh, run with the same encoder: its clips, mosaics and answers are taken",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--open-steps", type=int, default=demo.OPEN_STEPS, help="first lesson")

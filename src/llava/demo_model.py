@@ -90,7 +90,7 @@ def make_start(
       layers: of the language model.
       select_layer: which hidden state of the one encoder is read.
       pool: cells (t, h, w); the default has one for every patch.
-      fields: further ones of `LlavaConfig`.
+      fields: of `LlavaConfig`, in place of those that it would have.
 
     Raises:
       ValueError: the encoder's folder is no export, or a size does not fit.
@@ -113,8 +113,8 @@ def make_start(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    fields |= {"projector": "3dconv+mlp2x_gelu", "pool": pool, "position_embedding": "sincos"}
-    fields.setdefault("pool_empty", "drop")
+    own = {"projector": "3dconv+mlp2x_gelu", "position_embedding": "sincos", "pool_empty": "drop"}
+    fields = {**own, "pool": pool, **fields}
     if isinstance(encoder, str | Path):
         fields["vision_select_layer"] = select_layer
         model = LlavaForConditionalGeneration.from_parts(encoder, language, **fields)

@@ -1,15 +1,20 @@
 """The benchmarks that train on made clips run from an empty folder to their tables."""
 
+import argparse
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from compiler import xla_flags
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[2]
+SCORES = ("motion, k-NN", "motion, linear", "digit, k-NN", "digit, linear")
 TINY = ["--clips", "40", "24", "--seeds", "1"]
 
 
@@ -44,6 +49,36 @@ def test_two_cells_of_codec_vs_frames(tmp_path):
     block = printed.split(f"| {score} |")[1]
     assert f"*codec (default) minus uniform frames* | {ahead:+.1%} |" in block
     assert (tmp_path / "selection.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("table, budgets", [("selection", [128, 192]), ("ablation", [192])])
+def test_pictures_show_means_where_the_axes_say(table, budgets, tmp_path, monkeypatch):
+    """Several budgets: a line per row against tokens; one budget: the rows below each other."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("codec_vs_frames")
+    rows = module.TABLES[table]
+    results = {
+        (seed, budget, row): {name: {"trained": (place * budget + seed) / 2000} for name in SCORES}
+        for seed in (1, 3)
+        for budget in budgets
+        for place, row in enumerate(rows)
+    }
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
+    args = argparse.Namespace(out=tmp_path, table=table, budgets=budgets)
+    module.plot(args, results)
+    axis = figures[0].axes[-1]
+    assert axis.get_title() == SCORES[-1]
+    means = [line.get_xydata() for line in axis.get_lines() if line.get_marker() == "o"]
+    for place, (row, found) in enumerate(zip(rows, means, strict=True)):
+        accuracies = [(place * budget + 2) / 2000 for budget in budgets]
+        if len(budgets) == 1:
+            expected = [(accuracies[0], place)]
+            assert figures[0].axes[0].get_yticklabels()[place].get_text() == row.name
+        else:
+            expected = [*zip(budgets, accuracies, strict=True)]
+            assert axis.get_legend().get_texts()[place].get_text() == row.name
+        assert found == pytest.approx(np.array(expected))
 
 
 @pytest.mark.slow
