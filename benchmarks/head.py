@@ -25,9 +25,8 @@ import optax
 from codecvit.losses import cluster_discrimination
 from codecvit.losses.class_sampling import draw_classes, num_blocks
 from codecvit.trainers import mesh as meshes
-from codecvit.trainers.optim import make_optimizer
 from codecvit.trainers.pretrain_config import PretrainConfig
-from codecvit.trainers.pretrain_step import init_state, make_train_step
+from codecvit.trainers.pretrain_step import init_state, make_run_optimizer, make_train_step
 
 MIB = 2**20
 ON_CPU = {"variant": "Ti/14", "batch": 16, "tokens": 64, "powers": range(16, 19)}
@@ -96,9 +95,7 @@ def measure(args, classes, rate, chunks):
         loss = jax.jit(head_gradients(config)).lower(params, embeddings, batch, key).compile()
         loss_ms, (grads, _) = timed(lambda *_: loss(params, embeddings, batch, key), (), args)
 
-        optimizer = make_optimizer(
-            config.optim, config.heads, config.total_steps, config.model.depth
-        )
+        optimizer = make_run_optimizer(config)
         place = meshes.shard_tree(jax.eval_shape(optimizer.init, params), mesh, config.mesh)
         moments = jax.jit(optimizer.init, out_shardings=place)(params)
 

@@ -49,9 +49,19 @@ def records(folder: Path, budget: int) -> list[Record]:
         except MediaError as error:
             print(f"skipped: {error}")
             continue
-        nothing = np.zeros(0, np.float32)
-        sequence = select(clip, "codec", budget)
-        found.append(Record(item.key, "codec", 224, budget, sequence, nothing, nothing))
+        (sequence,) = select(clip, "codec", budget)
+        found.append(
+            Record(
+                key=item.key,
+                mode="codec",
+                view=clip.yuv_M3HW.shape[2:],
+                budget=budget,
+                sequence=sequence,
+                descriptor=np.zeros(0, np.float32),  # the same few kB in every storage
+                pts=clip.seconds_M.astype(np.float32),
+                gaps=clip.gaps_T.astype(np.float32),
+            )
+        )
     return found
 
 

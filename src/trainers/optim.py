@@ -140,7 +140,9 @@ def group_labels(params: Any, config: OptimConfig, others: tuple[str, ...]) -> A
         if frozen:
             return "frozen"
         if not name.startswith("encoder/"):
-            return next(other for other in others if f"{name}/".startswith(f"{other}/"))
+            group = next((one for one in others if f"{name}/".startswith(f"{one}/")), None)
+            assert group is not None, f"{name} is in none of the groups {others}"
+            return group
         matrix = name.startswith("encoder/blocks/") and name.endswith("/kernel")
         return "matrices" if config.name == "muon" and matrix else "encoder"
 

@@ -49,7 +49,7 @@ def init_state(config: PretrainConfig, key: jax.Array) -> State:
         for i, (name, head) in enumerate(sorted(config.heads.items()))
     }
     params = {"encoder": encoder, "heads": heads}
-    state = init_run_state(config, params, _optimizer(config))
+    state = init_run_state(config, params, make_run_optimizer(config))
     hits = {name: jnp.zeros(len(head["centres"]), bool) for name, head in heads.items()}
     return {**state, "hits": hits}
 
@@ -69,7 +69,7 @@ def make_train_step(
       their weights. A step whose loss or gradient is not finite changes nothing but the counters.
     """
     vit = ViT(config.model)
-    optimizer = _optimizer(config)
+    optimizer = make_run_optimizer(config)
     schedules = make_schedules(config.optim, _groups(config), config.total_steps)
 
     def source_loss(
@@ -128,7 +128,8 @@ def make_train_step(
     return train_step
 
 
-def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+def make_run_optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+    """The optimiser of the encoder's parameters and of every head's."""
     return make_optimizer(config.optim, _groups(config), config.total_steps, config.model.depth)
 
 

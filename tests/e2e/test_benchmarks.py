@@ -1,4 +1,4 @@
-"""The benchmarks that train on made clips run from an empty folder to their tables."""
+"""The benchmarks run, on sizes that take seconds, from an empty folder to their tables."""
 
 import argparse
 import importlib
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from compiler import xla_flags
 from matplotlib.figure import Figure
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SCORES = ("motion, k-NN", "motion, linear", "digit, k-NN", "digit, linear")
@@ -92,6 +93,32 @@ def test_a_small_ladder(tmp_path):
     )  # cheap steps, for half the compute
     assert low_to_high["tflops"] == pytest.approx(high["tflops"], rel=0.1)
     assert printed.count("| Ti |") == 2
+
+
+def test_the_head_and_its_parts():
+    """A tenth of the classes needs less memory than all; the step and each part have a time."""
+    sizes = ["--classes", 8192, "--batch", 8, "--tokens", 16, "--repeats", 1]
+    rows = [line.split(" | ") for line in run("head.py", *sizes).splitlines()[4:]]
+    full, sampled = ([float(cell.rstrip(" %|")) for cell in row[3:]] for row in rows)
+    assert sampled[1] < full[1]  # MiB while the loss is computed
+    assert full[2] == 0 and min(full[3:] + sampled[2:]) > 0
+
+
+def test_the_step_beside_pytorch_computes_the_same():
+    """What a GPU run begins with: attentions against a dense one, our step against PyTorch's."""
+    printed = run("train_step.py", "--tiny", "--worker", "check")
+    assert "gradient norm of equal parameters" in printed
+
+
+def test_storages_of_records(tmp_path):
+    frames = tmp_path / "clip"
+    frames.mkdir()
+    (frames / "fps.txt").write_text("25")
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)):
+        Image.fromarray(pixels).save(frames / f"{i:04}.png")
+    rows = run("record_codec.py", tmp_path, "--budget", 256).splitlines()[4:]
+    lossless = {row.split(" | ")[0].strip("| ") for row in rows if "lossless" in row}
+    assert lossless == {"raw", "png"}, rows
 
 
 def test_contrastive_and_caption_losses_beside_plain_ones():
