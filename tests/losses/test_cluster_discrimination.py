@@ -143,6 +143,35 @@ def test_bfloat16_embeddings_keep_float32_logits():
     np.testing.assert_allclose(got[0], want[0], rtol=2e-2)
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.99])
+def test_bfloat16_logits_are_sums_in_float32(rate):
+    """Unit vectors that bfloat16 holds exactly, cosines that it does not: near 0.3."""
+    rng = np.random.default_rng(0)
+    e, w = (rng.choice([-1.0, 1.0], (rows, 4096)).astype(np.float32) for rows in (8, 16))
+    for i in range(8):  # agrees with its target in 65 % of the signs and a few
+        w[i] = np.where(np.arange(4096) < 2662 + i, e[i], -e[i])
+    y, key = np.arange(8)[:, None], jax.random.key(0)
+    want = reference(e, w, y, np.ones(8), 16)
+    targets = want[3][np.arange(8), np.arange(8)]
+    assert (targets.astype(jnp.bfloat16) != targets).sum() > 3
+    options = {"num_classes": 16, "sample_rate": rate, "chunks": 2}
+    got = value_and_grads(e.astype(jnp.bfloat16), w, y, np.ones(8), key, **options)
+    np.testing.assert_allclose(got[0], want[0], rtol=2e-6)
+
+
+def test_bfloat16_gradients_are_no_worse_in_many_chunks():
+    rng = np.random.default_rng(0)
+    e = rng.normal(size=(16, 128)).astype(jnp.bfloat16)
+    w = rng.normal(size=(4096, 128)).astype(np.float32)
+    y = rng.integers(0, 4096, (16, 4))
+    d_e = reference(e.astype(np.float32), w, y, np.ones(16), 4096)[1]
+    wrong = {}
+    for chunks in (1, 64):
+        got = value_and_grads(e, w, y, np.ones(16), num_classes=4096, chunks=chunks)[2]
+        wrong[chunks] = np.linalg.norm(got.astype(np.float64) - d_e) / np.linalg.norm(d_e)
+    assert wrong[1] < 0.01 and wrong[64] < 1.2 * wrong[1]
+
+
 def test_metrics():
     e, w, y, weights = problem(1)
     cosine = reference(e, w, y, weights, CLASSES)[3]
