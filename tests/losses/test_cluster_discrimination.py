@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,3 +217,16 @@ def test_collectives():
     assert text.count(" all-gather(") == 1
     assert text.count(" reduce-scatter(") == 1
     assert " all-to-all(" not in text and " collective-permute(" not in text
+
+
+def test_gradients_of_bfloat16_embeddings_meet_in_float32():
+    """What the program asks for; a CPU's compiler would widen a sum of bfloat16 by itself."""
+    e, w, y, _ = problem(1)
+    with on_mesh((8,)):
+
+        def loss(e):
+            return cluster_discrimination(e, w, y, num_classes=CLASSES)[0]
+
+        text = jax.jit(jax.grad(loss)).lower(e.astype(jnp.bfloat16)).as_text()
+    sums = re.findall(r"stablehlo\.reduce_scatter.*?\}\) : \(tensor<[\dx]+x(\w+)>\)", text, re.S)
+    assert sums == ["f32"]

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codecvit.trainers.optim import SCHEDULES, decay_mask, make_optimizer, make_schedule
+from codecvit.trainers.optim import (
+    SCHEDULES,
+    decay_mask,
+    group_labels,
+    make_optimizer,
+    make_schedule,
+)
 from codecvit.trainers.pretrain_config import HeadConfig
 from codecvit.trainers.run_config import OptimConfig
 
@@ -253,11 +259,34 @@ def test_adams_constants_are_those_of_the_config():
         np.testing.assert_allclose(updates["encoder"]["head"]["probe"], want, rtol=1e-5)
 
 
+def test_a_huge_gradient_does_not_fill_muons_momentum():
+    """Clipped, one of norm 10 and one of norm 10,000 leave the same behind for the next step."""
+    optim = OptimConfig(name="muon", schedule="constant", weight_decay=0.0, clip_norm=1.0)
+    optimizer = make_optimizer(optim, HEADS, 10, depth=2)
+    tree, first, second = (_matrix_params(seed) for seed in range(3))
+    found = []
+    for size in (1.0, 1e3):
+        grads = jax.tree.map(lambda g, size=size: size * g, first)
+        _, state = optimizer.update(grads, optimizer.init(tree), tree)
+        updates, _ = optimizer.update(second, state, tree)
+        found.append(updates["encoder"]["blocks"]["attn"]["qkv"]["kernel"])
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
 def test_muons_matrices_decay_at_their_own_rate():
     optim = OptimConfig(name="muon", muon_lr=0.02, weight_decay=0.5, schedule="constant")
     updates = step(jax.tree.map(jnp.zeros_like, params()), optim)
     kernel = updates["encoder"]["blocks"]["attn"]["qkv"]["kernel"]
     np.testing.assert_allclose(kernel, -0.02 * 0.5, rtol=1e-6)
+
+
+def test_groups_go_by_whole_names():
+    """Of heads `a` and `ab` each has its own group, in whatever order they stand."""
+    tree = params()
+    tree["heads"] = {name: {"centres": jnp.ones((8, 3))} for name in ("a", "ab")}
+    for others in (("heads/a", "heads/ab"), ("heads/ab", "heads/a")):
+        labels = group_labels(tree, OptimConfig(), others)
+        assert labels["heads"] == {n: {"centres": f"heads/{n}"} for n in ("a", "ab")}
 
 
 def test_unknown_optimiser_is_refused():
