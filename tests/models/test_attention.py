@@ -114,7 +114,6 @@ def test_rows_of_the_configs_equal_the_dense_reference(impl, dtype, tokens):
         for got, expected in zip(found, want, strict=True):
             wrong = np.linalg.norm(got[b, :n] - expected) / np.linalg.norm(expected)
             assert wrong < (2e-6 if dtype == np.float32 else 0.01)
-        assert not any(a[b, n:].any() for a in found[1:])
 
 
 def test_padding_has_no_influence():
