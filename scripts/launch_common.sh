@@ -117,6 +117,12 @@ use_environment() {
     fail "codecvit is not installed here: bash setup.sh DEVICE=cuda (or tpu, cpu)"
 }
 
+# Compiled steps are kept with the runs: one process writes, all of the next start read. Not in a bucket, where XLA can't write its part.
+keep_compiled() {
+  [[ $EXP_PATH != *://* ]] || return 0
+  export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$EXP_PATH/compile_cache}"
+}
+
 use_local_disk() {
   [[ -n $LOCAL_DATA && $DRY_RUN == 0 ]] || return 0
   [[ -d $LOCAL_DATA && -w $LOCAL_DATA ]] || fail "LOCAL_DATA=$LOCAL_DATA is no folder that can be written to"

@@ -72,6 +72,7 @@ if [[ $LOCAL == 1 && $DRY_RUN == 0 ]]; then
   printf '%s\n' 'the number {}' 'a {} over flowers' 'a {} over a temple' > "$pairs/templates.txt"
 fi
 use_environment
+keep_compiled
 use_local_disk
 # A folder stands for record sets of `codecvit pack-pairs`; another KIND:PATH is left as it is.
 pairs_spec() {

@@ -68,6 +68,7 @@ if [[ $LOCAL == 1 && $DRY_RUN == 0 ]]; then
   launch codecvit cluster "$RECORDS/image" --name clusters --k 16 --n 10
 fi
 use_environment
+keep_compiled
 use_local_disk
 sets=("$RECORDS/image")
 [[ $STAGES != *video* ]] || sets+=("$RECORDS"/{codec,frames,collage})

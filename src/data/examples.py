@@ -72,8 +72,7 @@ class Examples:
 
     def draw(self, index: int, rng: np.random.Generator) -> Batch:
         """Record `index`, augmented, with M of its labels."""
-        stored = self.labels_drawn if self.labels is None else self.labels.shape[1]
-        return self.at(index, rng.choice(stored, self.labels_drawn, replace=False), rng)
+        return self.at(index, self._draw_columns(index, rng), rng)
 
     def at(
         self, index: int, columns_M: np.ndarray, rng: np.random.Generator | None = None
@@ -108,6 +107,16 @@ class Examples:
             "weight": np.float32(0),
             "index": np.int64(index),
         }
+
+    def _draw_columns(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """M columns, each as likely as any other; an empty one only where no label is left."""
+        if self.labels is None:
+            filled = np.arange(self.labels_drawn)
+        else:
+            filled = np.flatnonzero(self.labels[index] >= 0)
+        if len(filled) >= self.labels_drawn:
+            return filled[rng.choice(len(filled), self.labels_drawn, replace=False)]
+        return np.argsort(self.labels[index] < 0, kind="stable")[: self.labels_drawn]
 
     def _sequence(self, index: int, rng: np.random.Generator | None) -> PatchSequence:
         if rng is None:

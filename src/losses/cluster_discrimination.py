@@ -58,7 +58,7 @@ def cluster_discrimination(
 
     Args:
       embeddings_BD: any norm; bfloat16 makes the matrix product one of bfloat16 inputs, logits and
-        the sum of gradients over devices are float32 anyway.
+        the sums of gradients over chunks and devices are float32 anyway.
       centres_CD: any norm; rows from `num_classes` on are padding.
       labels_BM: integers; a value outside [0, num_classes) is no label. Labels may repeat within a
         row.
@@ -160,15 +160,15 @@ def _loss(
     embeddings_BD = _normalise(embeddings_bD)
     first_class = 0
     if axes:
-        # Its transpose is a reduce-scatter: each device gets the gradient of its own samples. Cast
-        # after it, so that this sum over the devices is one of float32.
+        # Its transpose is a reduce-scatter: each device gets the gradient of its own samples.
         embeddings_BD = jax.lax.all_gather(embeddings_BD, axes, tiled=True)
         first_class = jax.lax.axis_index(axes) * len(centres_CD)
-    embeddings_BD = embeddings_BD.astype(dtype)
 
     def cosines(subscripts: str, centres: jax.Array) -> jax.Array:
+        # Cast here, so that the gradients of the chunks and of the devices are summed in float32.
+        rows_BD = embeddings_BD.astype(dtype)
         unit = _normalise(centres).astype(dtype)
-        product = jnp.einsum(subscripts, embeddings_BD, unit, preferred_element_type=jnp.float32)
+        product = jnp.einsum(subscripts, rows_BD, unit, preferred_element_type=jnp.float32)
         return jnp.clip(product, -1.0, 1.0)
 
     def chunk(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:

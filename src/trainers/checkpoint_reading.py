@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,30 @@ def require_same_encoder(checkpoint: str, model: Any) -> None:
             raise ValueError(
                 f"{folder} was trained with {field} = {there}, the encoder of this run has {field} "
                 f"= {here}: set it to the same"
+            )
+
+
+def require_same_classes(config: InitConfig, heads: Mapping[str, Any]) -> None:
+    """Compares the numbers of classes of the heads that are taken over, which padded shapes hide.
+
+    Args:
+      config: the checkpoint and what to take of it.
+      heads: of the run that takes them over, by name, each with `num_classes`.
+
+    Raises:
+      ValueError: a head was trained for another number of classes.
+    """
+    folder = find_checkpoint(config.checkpoint)
+    trained = stored(folder).custom_metadata["config"].get("heads", {})
+    for name, head in heads.items():
+        if f"heads/{name}" not in config.parts or name not in trained:
+            continue
+        there = trained[name]["num_classes"]
+        if there != head.num_classes:
+            raise ValueError(
+                f"{folder}: the head {name!r} was trained for {there} classes, config.heads.{name}."
+                f"num_classes = {head.num_classes}: other labels, so leave heads/{name} out of "
+                "config.init.parts, or set it to the same"
             )
 
 

@@ -182,7 +182,7 @@ def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
     """Layer-wise decay of the encoder's rate (BEiT, arXiv 2106.08254, appendix).
 
     The final norm and the pooling head keep the whole rate, block i has decay^(depth - i), the
-    embedding decay^(depth + 1).
+    embedding (patches, class token and the norm before the blocks) decay^(depth + 1).
     """
 
     def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
@@ -190,7 +190,7 @@ def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
         if "/blocks/" in name:
             factors = decay ** (depth - jnp.arange(depth, dtype=update.dtype))
             return update * factors.reshape(-1, *[1] * (update.ndim - 1))
-        embedding = "/patch_embed/" in name or "/layernorm_pre/" in name
+        embedding = name.split("/")[1] in ("patch_embed", "cls", "layernorm_pre")
         return update * decay ** (depth + 1) if embedding else update
 
     return optax.stateless(
@@ -218,7 +218,8 @@ def _muon(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(
         _clip(config.clip_norm),
         optax.contrib.scale_by_muon(
-            weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params)
+            mu_dtype=config.first_moment_dtype,
+            weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
         ),
         optax.add_decayed_weights(config.weight_decay),
     )

@@ -114,7 +114,7 @@ def make_train_step(
     def train_step(state: State, batches: Batches) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
         (loss, metrics), grads = mean_gradient(
-            loss_fn, state["params"], batches, key, config.grad_accum_steps
+            loss_fn, state["params"], _counted(config, batches), key, config.grad_accum_steps
         )
         new, update_metrics = apply_gradient(config, optimizer, state, batches, loss, grads)
         new["hits"] = _update_hits(config, state["hits"], batches)
@@ -137,15 +137,32 @@ def _groups(config: PretrainConfig) -> dict[str, HeadConfig]:
     return {f"heads/{name}": head for name, head in config.heads.items()}
 
 
+def _counted(config: PretrainConfig, batches: Batches) -> Batches:
+    """The batches with weight 0 for what the loss leaves out: rows without a label, too.
+
+    The pieces of a batch count by their weights, which must be those that the loss averages with.
+    """
+    counted = {}
+    for name, source in config.sources.items():
+        labelled_B = _known(config, source.head, batches[name]["labels"]).any(axis=1)
+        weight_B = jnp.where(labelled_B, batches[name]["weight"], 0.0)
+        counted[name] = {**batches[name], "weight": weight_B}
+    return counted
+
+
+def _known(config: PretrainConfig, head: str, labels_BM: jax.Array) -> jax.Array:
+    """Bool [B, M]: which labels are classes of the head."""
+    return (labels_BM >= 0) & (labels_BM < config.heads[head].num_classes)
+
+
 def _update_hits(
     config: PretrainConfig, hits: dict[str, jax.Array], batches: Batches
 ) -> dict[str, jax.Array]:
     """Per head, which classes have been the label of a sample so far: bool [C]."""
     hits = dict(hits)
     for name, source in config.sources.items():
-        size = config.heads[source.head].num_classes
         labels_BM = batches[name]["labels"]
-        known_BM = (labels_BM >= 0) & (labels_BM < size)
+        known_BM = _known(config, source.head, labels_BM)
         # Out of range, where "drop" drops it: a negative index would count from the end.
         index = jnp.where(known_BM, labels_BM, len(hits[source.head]))
         hits[source.head] = hits[source.head].at[index].set(True, mode="drop")

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from . import mesh as meshes
-from .checkpoint_reading import initialise, require_same_encoder
+from .checkpoint_reading import initialise, require_same_classes, require_same_encoder
 from .checkpoints import Checkpoints
 from .run_config import RunConfig
 from .update import State
@@ -46,6 +46,7 @@ def start_state(
     state = jax.jit(fresh, out_shardings=shardings)(key)
     if config.init.checkpoint:
         require_same_encoder(config.init.checkpoint, encoder)
+        require_same_classes(config.init, getattr(config, "heads", {}))
         state = initialise(config.init, state)
     return state, shardings, None
 

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from codecvit.data.labels import save_labels
+from codecvit.data.examples import make_examples
+from codecvit.data.labels import load_labels, save_labels
 from codecvit.data.pipeline import iterate_once, make_loader
 from codecvit.data.records import RecordSet
 
@@ -159,6 +160,31 @@ def test_labels_are_drawn_anew_in_every_epoch(record_set):
         ):
             drawn.setdefault(index, []).append(label)
     assert sum(len(set(labels)) > 1 for labels in drawn.values()) > 10
+
+
+def test_every_pair_of_labels_is_as_likely_as_any_other(record_set):
+    examples, rng = make_examples(record_set, BUDGET, "five", 2), np.random.default_rng(0)
+    drawn = [examples.draw(7, rng)["labels"] - 70 for _ in range(2000)]
+    counts = np.zeros((5, 5))
+    np.add.at(counts, tuple(np.array(drawn).T), 1)
+    assert not counts.diagonal().any()  # without repetition
+    # 20 ordered pairs; the standard deviation of a count is 9.7
+    np.testing.assert_allclose(counts[~np.eye(5, dtype=bool)], 100, atol=40)
+
+
+def test_empty_columns_are_drawn_only_where_no_label_is_left(record_set):
+    """A word list may be shorter than the longest: its words come up as often as others'."""
+    values = load_labels(record_set, "five").values.copy()
+    values[3] = [-1, 31, -1, 33, -1]
+    values[4] = -1
+    save_labels(record_set, "words", values, {"num_classes": 300})
+    rng = np.random.default_rng(0)
+    for drawn, want in ((1, {(31,), (33,)}), (2, {(31, 33)}), (3, {(-1, 31, 33)})):
+        examples = make_examples(record_set, BUDGET, "words", drawn)
+        found = {tuple(sorted(examples.draw(3, rng)["labels"].tolist())) for _ in range(30)}
+        assert found == want
+        assert examples.draw(4, rng)["labels"].tolist() == [-1] * drawn
+        assert len(set(examples.draw(5, rng)["labels"].tolist())) == drawn
 
 
 def test_unreadable_record_has_weight_zero_and_is_logged_once(record_set, damage, caplog):

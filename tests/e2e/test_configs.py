@@ -6,6 +6,7 @@ Those with the argument `runlocal` also train as that shrinks them, on data made
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import pytest
 import codecvit
 from codecvit.__main__ import main as codecvit_main
 from codecvit.convert.export_verb import main as export
+from codecvit.data.augment import AugmentConfig
 from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
 from codecvit.metrics import read_metrics
+from codecvit.models.config import ViTConfig
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoint_reading import find_checkpoint
 from codecvit.trainers.mesh import make_mesh
@@ -92,6 +95,102 @@ def test_a_shipped_config_trains_and_exports(name, records, tmp_path):
     again = codecvit.load(folder)
     assert again.config == encoder.config
     jax.tree.map(np.testing.assert_array_equal, again.params, encoder.params)
+
+
+# Devices x samples on each x accumulated steps, and samples of the run, as published.
+STAGE_1 = [
+    ("B/14", 224, 8 * 128, 13e9, 1e-3, 0.1),
+    ("L/14", 224, 128 * 192, 13e9, 6e-4, 0.05),
+    ("H/14", 224, 128 * 192, 13e9, 6e-4, 0.05),  # not published: as L
+    ("B/14", 448, 128 * 64 * 4, 1.3e9, 1e-4, 0.01),  # not published: as L; the warm-up is ours
+    ("L/14", 448, 128 * 64 * 4, 1.3e9, 1e-4, 0.01),
+    ("H/14", 448, 128 * 64 * 4, 1.3e9, 1e-4, 0.01),
+]
+
+
+def assert_published_optimiser(config, lr):
+    optim = config.optim
+    assert (optim.name, optim.lr, optim.schedule, optim.weight_decay) == (
+        "adamw",
+        lr,
+        "linear",
+        0.05,
+    )
+    assert (optim.b1, optim.b2, optim.eps, optim.layer_decay) == (0.9, 0.999, 1e-8, 1.0)
+    assert optim.clip_norm == 5 / 8  # the published 5 is of a gradient 8 times as large
+    for head in config.heads.values():
+        assert (head.margin, head.scale, head.filter_threshold) == (0.3, 64, 0.75)
+        assert (head.sample_rate, head.lr_mult, head.weight_decay) == (0.1, 1.0, 0.05)
+        assert head.clip_norm == 5
+    for name, source in config.sources.items():
+        assert source.labels_drawn == 8
+        cropped = (source.augment.crop_area, source.augment.crop_aspect, source.augment.flip)
+        assert (cropped == ((0.7, 1.0), (0.8, 1.25), 0.5)) == (name == "images")
+        assert name == "images" or source.augment == AugmentConfig()
+
+
+@pytest.mark.parametrize(("variant", "size", "batch", "samples", "lr", "warmup"), STAGE_1)
+def test_stage_1_is_as_published(variant, size, batch, samples, lr, warmup):
+    made = get_config("stage1_images")(f"variant={variant},size={size},init=run")
+    config = PretrainConfig.from_dict(made.to_dict())
+    assert config.model == ViTConfig.from_variant(variant)  # on a CPU, "auto" is float32
+    assert config.total_steps == int(samples / batch)
+    assert config.optim.warmup_steps == int(warmup * config.total_steps)
+    source = config.sources["images"]
+    assert (source.batch_size, source.image_size) == (batch, size)
+    assert source.budget == (size // 14) ** 2
+    assert {name: head.num_classes for name, head in config.heads.items()} == {"images": 2_000_000}
+    assert config.init.parts == ("heads/images",)
+    assert_published_optimiser(config, lr)
+
+
+@pytest.mark.parametrize(
+    ("variant", "on_a_device", "samples", "weight"),
+    [("L/14", (16, 8, 16), 320e6, 1), ("H/14", (16, 8, 8), 1.28e9, 10)],
+)
+def test_stage_2_is_as_published(variant, on_a_device, samples, weight):
+    made = get_config("stage2_video")(f"variant={variant},init=run")
+    config = PretrainConfig.from_dict(made.to_dict())
+    assert config.model == ViTConfig.from_variant(variant)
+    assert config.grad_accum_steps == 4
+    images, ocr, video = (128 * 4 * count for count in on_a_device)
+    assert config.total_steps == int(samples / (images + ocr + video))
+    assert config.optim.warmup_steps == 100  # published: 1 and 7
+    shares = {"codec": 0.5, "frames": 0.375, "collage": 0.125}
+    sizes = {"images": images, "ocr": ocr} | {name: s * video for name, s in shares.items()}
+    assert {name: source.batch_size for name, source in config.sources.items()} == sizes
+    weights = {"images": weight, "ocr": 1, **shares}
+    assert {name: source.loss_weight for name, source in config.sources.items()} == weights
+    heads = {"images": "images", "ocr": "ocr"} | dict.fromkeys(shares, "video")
+    assert {name: source.head for name, source in config.sources.items()} == heads
+    assert len({config.sources[name].labels for name in shares}) == 1
+    for name, source in config.sources.items():
+        still = name in ("images", "ocr")
+        assert (source.budget, source.image_size) == ((1024, 448) if still else (2048, 0))
+    classes = {name: head.num_classes for name, head in config.heads.items()}
+    assert classes == {"images": 2_000_000, "ocr": 365_187, "video": 400_000}
+    assert config.init.parts == ("heads/images",)
+    assert_published_optimiser(config, 5e-5)
+
+
+@pytest.mark.parametrize("name", ["stage1_images", "stage2_video"])
+def test_runlocal_shrinks_a_stage_and_keeps_its_form(name):
+    """It trains in test_both_stages_run_locally_one_after_the_other."""
+    full, small = (
+        PretrainConfig.from_dict(get_config(name)(arg).to_dict()) for arg in (None, "runlocal")
+    )
+    assert small.total_steps <= 20 and small.model.depth == 2
+    assert small.sources.keys() == full.sources.keys()
+    for source, shrunk in zip(full.sources.values(), small.sources.values(), strict=True):
+        for field in ("head", "labels_drawn", "augment"):
+            assert getattr(shrunk, field) == getattr(source, field)
+        if source.head == "video":
+            assert shrunk.loss_weight == source.loss_weight
+            assert shrunk.batch_size == 32 * source.loss_weight
+    assert all(head.sample_rate < 1 for head in small.heads.values())
+    assert dataclasses.replace(small.optim, lr=full.optim.lr, warmup_steps=0) == (
+        dataclasses.replace(full.optim, warmup_steps=0)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,6 +145,35 @@ def test_bfloat16_embeddings_keep_float32_logits():
     np.testing.assert_allclose(got[0], want[0], rtol=2e-2)
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.99])
+def test_bfloat16_logits_are_sums_in_float32(rate):
+    """Unit vectors that bfloat16 holds exactly, cosines that it does not: near 0.3."""
+    rng = np.random.default_rng(0)
+    e, w = (rng.choice([-1.0, 1.0], (rows, 4096)).astype(np.float32) for rows in (8, 16))
+    for i in range(8):  # agrees with its target in 65 % of the signs and a few
+        w[i] = np.where(np.arange(4096) < 2662 + i, e[i], -e[i])
+    y, key = np.arange(8)[:, None], jax.random.key(0)
+    want = reference(e, w, y, np.ones(8), 16)
+    targets = want[3][np.arange(8), np.arange(8)]
+    assert (targets.astype(jnp.bfloat16) != targets).sum() > 3
+    options = {"num_classes": 16, "sample_rate": rate, "chunks": 2}
+    got = value_and_grads(e.astype(jnp.bfloat16), w, y, np.ones(8), key, **options)
+    np.testing.assert_allclose(got[0], want[0], rtol=2e-6)
+
+
+def test_bfloat16_gradients_are_no_worse_in_many_chunks():
+    rng = np.random.default_rng(0)
+    e = rng.normal(size=(16, 128)).astype(jnp.bfloat16)
+    w = rng.normal(size=(4096, 128)).astype(np.float32)
+    y = rng.integers(0, 4096, (16, 4))
+    d_e = reference(e.astype(np.float32), w, y, np.ones(16), 4096)[1]
+    wrong = {}
+    for chunks in (1, 64):
+        got = value_and_grads(e, w, y, np.ones(16), num_classes=4096, chunks=chunks)[2]
+        wrong[chunks] = np.linalg.norm(got.astype(np.float64) - d_e) / np.linalg.norm(d_e)
+    assert wrong[1] < 0.01 and wrong[64] < 1.2 * wrong[1]
+
+
 def test_metrics():
     e, w, y, weights = problem(1)
     cosine = reference(e, w, y, weights, CLASSES)[3]
@@ -186,3 +217,16 @@ def test_collectives():
     assert text.count(" all-gather(") == 1
     assert text.count(" reduce-scatter(") == 1
     assert " all-to-all(" not in text and " collective-permute(" not in text
+
+
+def test_gradients_of_bfloat16_embeddings_meet_in_float32():
+    """What the program asks for; a CPU's compiler would widen a sum of bfloat16 by itself."""
+    e, w, y, _ = problem(1)
+    with on_mesh((8,)):
+
+        def loss(e):
+            return cluster_discrimination(e, w, y, num_classes=CLASSES)[0]
+
+        text = jax.jit(jax.grad(loss)).lower(e.astype(jnp.bfloat16)).as_text()
+    sums = re.findall(r"stablehlo\.reduce_scatter.*?\}\) : \(tensor<[\dx]+x(\w+)>\)", text, re.S)
+    assert sums == ["f32"]

@@ -51,7 +51,7 @@ def masks(kind):
 
 def dense_gradients(q, k, v, g, allowed):
     """Forward and gradients of sum(out * g) for one row, float64."""
-    scale = K**-0.5
+    scale = q.shape[-1] ** -0.5
     z = np.where(allowed[None], np.einsum("lhk,shk->hls", q, k) * scale, -np.inf)
     p = reference.softmax(z)
     d_p = np.einsum("lhk,shk->hls", g, v)
@@ -87,6 +87,33 @@ def test_equals_dense_reference(impl, kind):
         np.testing.assert_allclose(out[b][rows], want[0][rows], atol=2e-6)
         for got, expected in zip(grads, want[1:], strict=True):
             np.testing.assert_allclose(got[b], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [256, 1024, 2048])
+@pytest.mark.parametrize(
+    ("impl", "dtype"),
+    [("xla", np.float32), ("xla", jnp.bfloat16), pytest.param("cudnn", jnp.bfloat16, marks=on_gpu)],
+)
+def test_rows_of_the_configs_equal_the_dense_reference(impl, dtype, tokens):
+    """Heads of 64 channels over the stages' budgets, one row full and one of a third."""
+    rng = np.random.default_rng(tokens)
+    q, k, v, g = rng.normal(size=(4, 2, tokens, 1, 64)).astype(dtype)
+    q = q * 2  # some keys stand out among so many
+    lengths = np.array([tokens, tokens // 3 + 5])
+    g = np.where((np.arange(tokens) < lengths[:, None])[..., None, None], g, 0).astype(dtype)
+
+    @jax.jit
+    def run(q, k, v, g):
+        out, vjp = jax.vjp(lambda *a: attention(*a, lengths_B=lengths, impl=impl), q, k, v)
+        return out, *vjp(g)
+
+    found = [np.asarray(a, np.float64) for a in run(q, k, v, g)]
+    for b, n in enumerate(lengths):
+        arrays = (a[b, :n].astype(np.float64) for a in (q, k, v, g))
+        want = dense_gradients(*arrays, np.ones((n, n), bool))
+        for got, expected in zip(found, want, strict=True):
+            wrong = np.linalg.norm(got[b, :n] - expected) / np.linalg.norm(expected)
+            assert wrong < (2e-6 if dtype == np.float32 else 0.01)
 
 
 def test_padding_has_no_influence():

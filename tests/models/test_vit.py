@@ -68,6 +68,18 @@ def test_equals_the_float64_reference(params, eps, theta):
             np.testing.assert_allclose(got[row, :n], want, atol=5e-5)
 
 
+def test_the_heads_norm_has_the_published_epsilon(params):
+    """1e-6, which shows where what the attention gathers is small."""
+    small = jax.tree.map(lambda x: x, params)
+    small["head"]["attn"]["out"] = jax.tree.map(lambda x: 1e-3 * x, params["head"]["attn"]["out"])
+    patches, positions = batch()
+    lengths = np.array([L, 15], np.int32)
+    pooled = forward(small, patches, positions, lengths)["pooled"]
+    exact = jax.tree.map(lambda x: x.astype(np.float64), small)
+    want = reference.vit(exact, patches[0], positions[0], heads=2)[1]
+    np.testing.assert_allclose(pooled[0], want, atol=5e-5)
+
+
 def test_tree_is_the_documented_one(params):
     shapes = {k: v.shape for k, v in traverse_util.flatten_dict(params, sep="/").items()}
     D, F, N = 64, 96, 2

@@ -199,6 +199,21 @@ def test_copies_on_a_local_disk(shell, trainer):
         assert status == 2 and message in output
 
 
+def test_compiled_steps_are_kept_with_the_runs(shell, trainer):
+    """In a folder that every process sees, unless the user names one; a bucket can't hold them."""
+    runs = trainer["EXP_PATH"]
+    for variables, folder in [
+        ({}, f"{runs}/compile_cache"),
+        ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
+        ({"EXP_PATH": "gs://bucket/runs"}, ""),
+    ]:
+        shell.script(
+            "codecvit", 'echo "${JAX_COMPILATION_CACHE_DIR:-}" > "$STAND_IN_DIR/kept"; exit 3'
+        )
+        assert shell.run("bash", TRAIN, **{**trainer, **variables})[0] == 3
+        assert (shell.place / "kept").read_text() == f"{folder}\n"
+
+
 def test_a_single_run_by_itself(shell, trainer):
     command = ["bash", "scripts/run_to_end.sh", "codecvit", "train"]
     assert shell.run(*command, f"--workdir={shell.place}/one", TENTHS="0")[0] == 0

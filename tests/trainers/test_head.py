@@ -11,6 +11,7 @@ from train_steps import program
 
 from codecvit.trainers import pretrain_step
 from codecvit.trainers.pretrain_config import PretrainConfig
+from codecvit.trainers.pretrain_step import init_state, make_train_step
 from codecvit.trainers.run_config import MeshConfig
 
 CLASSES = 61
@@ -77,6 +78,38 @@ def test_sources_draw_apart_whatever_their_order(config_values):
     (swapped,), _ = run(make_config(config_values, sources=("b", "a")))
     assert metrics["a/loss"] != metrics["b/loss"]
     assert metrics["a/loss"] == pytest.approx(float(swapped["a/loss"]), rel=1e-6)
+
+
+def test_the_fields_of_a_head_reach_the_loss_of_its_sources(config_values, monkeypatch):
+    seen, loss = [], pretrain_step.cluster_discrimination
+
+    def spy(*arrays, **options):
+        seen.append(options)
+        return loss(*arrays, **options)
+
+    monkeypatch.setattr(pretrain_step, "cluster_discrimination", spy)
+    fields = {"margin": 0.1, "scale": 20.0, "filter_threshold": 0.6, "chunks": 2}
+    config = make_config(config_values, sources=("a", "b"), **fields)
+    state = jax.eval_shape(lambda: init_state(config, jax.random.key(0)))
+    jax.eval_shape(make_train_step(config), state, {"a": rows(), "b": rows()})
+    want = fields | {"num_classes": CLASSES, "sample_rate": 0.3}
+    assert [{name: options[name] for name in want} for options in seen] == [want] * 2
+
+
+def test_centres_start_small_and_different():
+    """N(0, 0.01), as published: how far a step of Adam's turns a centre goes by its length."""
+    config = PretrainConfig.from_dict(
+        {
+            "model": {"variant": "Ti/14", "depth": 1},
+            "sources": {"a": {"records": "none", "batch_size": 8, "budget": 16, "head": "x"}},
+            "heads": {"x": {"num_classes": 500}, "y": {"num_classes": 500}},
+            "total_steps": 1,
+        }
+    )
+    heads = jax.jit(lambda: init_state(config, jax.random.key(0))["params"]["heads"])()
+    for head in heads.values():
+        assert np.std(head["centres"]) == pytest.approx(0.01, rel=0.02)
+    assert (heads["x"]["centres"] != heads["y"]["centres"]).all()
 
 
 @pytest.mark.slow

@@ -1,11 +1,19 @@
 """Schedules, groups and decay of the optimiser."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codecvit.trainers.optim import SCHEDULES, decay_mask, make_optimizer, make_schedule
+from codecvit.trainers.optim import (
+    SCHEDULES,
+    decay_mask,
+    group_labels,
+    make_optimizer,
+    make_schedule,
+)
 from codecvit.trainers.pretrain_config import HeadConfig
 from codecvit.trainers.run_config import OptimConfig
 
@@ -70,7 +78,9 @@ def test_rsqrt_with_a_cooldown_ends_near_zero():
 def test_layer_decay_scales_each_layers_step():
     """Block i of 2 at decay^(2 - i), what follows the blocks at the whole rate."""
     tree = params()
-    tree["encoder"]["patch_embed"] = {"kernel": jnp.ones((4, 3))}
+    before = {"patch_embed": {"kernel": jnp.ones((4, 3))}, "layernorm_pre": {"scale": jnp.ones(3)}}
+    before["cls"] = jnp.ones(3)  # OpenVision's
+    tree["encoder"] |= {**before, "layernorm_post": {"scale": jnp.ones(3)}}
     optim = OptimConfig(lr=0.1, weight_decay=0.0, schedule="constant", layer_decay=0.5)
     optimizer = make_optimizer(optim, HEADS, total_steps=10, depth=2)
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, tree), optimizer.init(tree), tree)
@@ -78,8 +88,10 @@ def test_layer_decay_scales_each_layers_step():
     for leaf in jax.tree.leaves(encoder["blocks"]):
         np.testing.assert_allclose(leaf[0], -0.1 * 0.25, rtol=1e-5)
         np.testing.assert_allclose(leaf[1], -0.1 * 0.5, rtol=1e-5)
-    np.testing.assert_allclose(encoder["patch_embed"]["kernel"], -0.1 * 0.125, rtol=1e-5)
-    np.testing.assert_allclose(encoder["head"]["probe"], -0.1, rtol=1e-5)
+    for leaf in jax.tree.leaves([encoder[name] for name in before]):
+        np.testing.assert_allclose(leaf, -0.1 * 0.125, rtol=1e-5)
+    for leaf in jax.tree.leaves((encoder["head"], encoder["layernorm_post"])):
+        np.testing.assert_allclose(leaf, -0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["heads"]["main"]["centres"][0, 0], -0.1, rtol=0.1)
 
 
@@ -204,6 +216,78 @@ def test_muon_leaves_everything_else_to_adamw():
     a, b = (jax.tree.leaves(found[name]) for name in ("adamw", "muon"))
     for x, y in zip(a, b, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-9)
+
+
+def moments(optim, head):
+    """Bytes of the moments by the part of the parameters that they belong to."""
+    optimizer = make_optimizer(optim, {"heads/main": head}, 10, depth=2)
+    sizes = {"kernel": 0, "bias": 0, "centres": 0}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer.init(params())):
+        name = jax.tree_util.keystr(path, simple=True, separator="/").rsplit("/", 1)[-1]
+        if name in sizes and leaf.ndim:
+            sizes[name] += leaf.nbytes
+    return sizes
+
+
+@pytest.mark.parametrize(("name", "halved"), [("adamw", 2 + 4), ("muon", 2)])
+def test_a_bfloat16_first_moment_takes_half_the_memory(name, halved):
+    """Of the encoder, Muon's momentum included, or of a head: each by its own field."""
+    full, half = OptimConfig(name=name), OptimConfig(name=name, first_moment_dtype="bfloat16")
+    head = HeadConfig(num_classes=8)
+    small_head = HeadConfig(num_classes=8, first_moment_dtype="bfloat16")
+    tree = params()
+    kernel, bias = (tree["encoder"]["blocks"]["attn"]["qkv"][part] for part in ("kernel", "bias"))
+    norm, centres = tree["encoder"]["blocks"]["norm1"]["bias"], tree["heads"]["main"]["centres"]
+    want = {"kernel": halved * kernel.size, "bias": 6 * (bias.size + norm.size)}
+    assert moments(half, head) == {**want, "centres": 8 * centres.size}
+    want = {"kernel": (8 if name == "adamw" else 4) * kernel.size}
+    want |= {"bias": 8 * (bias.size + norm.size), "centres": 6 * centres.size}
+    assert moments(full, small_head) == want
+
+
+def test_adams_constants_are_those_of_the_config():
+    """Against Adam by hand, two steps of different gradients."""
+    optim = OptimConfig(lr=0.1, b1=0.6, b2=0.7, eps=0.01, weight_decay=0.0, schedule="constant")
+    optim = dataclasses.replace(optim, clip_norm=0.0)
+    optimizer = make_optimizer(optim, HEADS, 10, depth=2)
+    tree, m, v = params(), 0.0, 0.0
+    state = optimizer.init(tree)
+    for t, g in enumerate((2.0, -0.5), start=1):
+        updates, state = optimizer.update(jax.tree.map(lambda x, g=g: g * x, tree), state, tree)
+        m, v = 0.6 * m + 0.4 * g, 0.7 * v + 0.3 * g**2
+        want = -0.1 * m / (1 - 0.6**t) / ((v / (1 - 0.7**t)) ** 0.5 + 0.01)
+        np.testing.assert_allclose(updates["encoder"]["head"]["probe"], want, rtol=1e-5)
+
+
+def test_a_huge_gradient_does_not_fill_muons_momentum():
+    """Clipped, one of norm 10 and one of norm 10,000 leave the same behind for the next step."""
+    optim = OptimConfig(name="muon", schedule="constant", weight_decay=0.0, clip_norm=1.0)
+    optimizer = make_optimizer(optim, HEADS, 10, depth=2)
+    update = jax.jit(optimizer.update)
+    tree, first, second = (_matrix_params(seed) for seed in range(3))
+    found = []
+    for size in (1.0, 1e3):
+        grads = jax.tree.map(lambda g, size=size: size * g, first)
+        _, state = update(grads, optimizer.init(tree), tree)
+        updates, _ = update(second, state, tree)
+        found.append(updates["encoder"]["blocks"]["attn"]["qkv"]["kernel"])
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_muons_matrices_decay_at_their_own_rate():
+    optim = OptimConfig(name="muon", muon_lr=0.02, weight_decay=0.5, schedule="constant")
+    updates = step(jax.tree.map(jnp.zeros_like, params()), optim)
+    kernel = updates["encoder"]["blocks"]["attn"]["qkv"]["kernel"]
+    np.testing.assert_allclose(kernel, -0.02 * 0.5, rtol=1e-6)
+
+
+def test_groups_go_by_whole_names():
+    """Of heads `a` and `ab` each has its own group, in whatever order they stand."""
+    tree = params()
+    tree["heads"] = {name: {"centres": jnp.ones((8, 3))} for name in ("a", "ab")}
+    for others in (("heads/a", "heads/ab"), ("heads/ab", "heads/a")):
+        labels = group_labels(tree, OptimConfig(), others)
+        assert labels["heads"] == {n: {"centres": f"heads/{n}"} for n in ("a", "ab")}
 
 
 def test_unknown_optimiser_is_refused():

@@ -20,13 +20,13 @@ from codecvit.data.pipeline import make_loader
 from codecvit.data.records import RecordSet
 from codecvit.metrics import MetricWriter, read_metrics
 from codecvit.trainers import pretrain
-from codecvit.trainers.checkpoint_reading import find_checkpoint, restore_params
+from codecvit.trainers.checkpoint_reading import find_checkpoint, head_centres, restore_params
 from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.mesh import make_mesh, put_batch, shard_tree
 from codecvit.trainers.preemption import TrainingStopped
 from codecvit.trainers.pretrain_config import PretrainConfig
 from codecvit.trainers.pretrain_step import init_state, make_train_step
-from codecvit.trainers.run_config import CheckpointConfig
+from codecvit.trainers.run_config import CheckpointConfig, MeshConfig
 from codecvit.trainers.sources import on_device
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
@@ -279,6 +279,26 @@ def test_another_configuration_does_not_continue_a_run(uninterrupted, config_val
         pretrain.pretrain(
             PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}}), tmp_path
         )
+
+
+def test_a_head_is_taken_over_for_the_same_classes_only(config_values, tmp_path):
+    """12 and 13 classes both fill an array of 16 rows."""
+    values = {**config_values, "total_steps": 0, "optim": {}}
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+
+    def start(name, **changes):
+        with jax.set_mesh(mesh):
+            config = PretrainConfig.from_dict({**values, **changes})
+            pretrain.train_on_mesh(config, str(tmp_path / name), mesh)
+        return head_centres(tmp_path / name, "main")
+
+    first = start("one")
+    init = {"checkpoint": str(tmp_path / "one"), "parts": ["heads/main"]}
+    np.testing.assert_array_equal(start("two", init=init, seed=1), first)
+    heads = {"main": {"num_classes": 13}}
+    with pytest.raises(ValueError, match=r"'main' was trained for 12 classes, .*num_classes = 13"):
+        start("three", init=init, heads=heads)
+    assert (start("four", init={**init, "parts": []}, heads=heads, seed=1) != first).any()
 
 
 def test_nan_steps_in_a_row_end_the_run(config_values, tmp_path):

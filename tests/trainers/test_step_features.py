@@ -20,9 +20,10 @@ def config_of(values, **changes):
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulated_pieces_give_the_step_of_the_whole_batch(config_values, batch, run, devices):
-    """Even where the unreadable rows lie in one piece, and the pieces' weights differ."""
+    """Even where the rows that do not count lie in one piece, and the pieces' weights differ."""
     rows = batch()
     rows["weight"][[0, 4]] = 0  # of 4 pieces, piece 0 has rows 0 and 4
+    rows["labels"][[2, 5, 6]] = [[-1], [-1], [12]]  # no words; 12 is none of 12 classes
     values = {**config_values, "optim": PLAIN, "total_steps": 2, "mesh": {"data": devices}}
     found = {}
     for pieces in (1, 2, 4):
