@@ -9,11 +9,15 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar
 
 from .files import PathOrUrl, exists, is_url, join, last_name, read_text, write_atomic
 from .mirror import Mirror
@@ -25,6 +29,7 @@ SHOWN = ("train/loss", "train/nan_steps", "perf/samples_per_second", "perf/mfu")
 SHOWN += ("probe/", "val/", "test/", "zero_shot/", "retrieval/")
 # How many examples an evaluation had: the same every time, unless some could not be read.
 COUNTS = ("count", "images", "captions", "unreadable")
+FLUSH_SECONDS = 30.0  # of the event file; metrics.jsonl is flushed at every line
 
 
 class MetricWriter:
@@ -62,9 +67,7 @@ class MetricWriter:
         self._path = self._mirror.folder / JSONL
         self._truncate(start_step)
         self._file = self._path.open("a")
-        self._tensorboard = SummaryWriter(
-            str(self._mirror.folder / "tensorboard"), purge_step=start_step + 1, max_queue=100
-        )
+        self._tensorboard = EventFile(self._mirror.folder / "tensorboard", start_step + 1)
         self._console = Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -94,8 +97,7 @@ class MetricWriter:
         row = {"step": step, "time": round(time.time(), 3), **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.write(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
         self._progress.update(self._task, completed=step)
@@ -125,6 +127,41 @@ class MetricWriter:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(self._path)
+
+
+class EventFile:
+    """Scalars in TensorBoard's format, written by the thread that calls.
+
+    tensorboardX's own SummaryWriter leaves that to a thread, which ends at the first failed write:
+    after a disk was full for a moment, training waits for ever for room in the thread's queue.
+
+    Args:
+      folder: where a new event file is made.
+      purge_step: TensorBoard forgets what earlier files say of this step and later ones.
+    """
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        self._add(purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._flush()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of a step; raises OSError where they cannot be written."""
+        parts = [part for name, value in values.items() for part in scalar(name, value).value]
+        self._add(step, summary=Summary(value=parts))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
+
+    def _flush(self) -> None:
+        self._events.flush()
+        self._flushed = time.monotonic()
 
 
 def shown_names(values: Mapping[str, float]) -> list[str]:
