@@ -9,6 +9,7 @@ import pytest
 from compiler import xla_flags
 from ml_collections import ConfigDict
 
+from codecvit.trainers import command
 from codecvit.trainers.command import prepare_jax
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
@@ -85,6 +86,28 @@ def test_a_profile_window_leaves_a_trace(records, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_any_error_of_one_of_several_processes_ends_it_at_once(tmp_path, monkeypatch, capsys):
+    """An ordinary exit would wait for the others for minutes, and they for this one."""
+
+    class Left(BaseException):
+        pass
+
+    def leave(status):
+        raise Left(status)
+
+    def run(config, workdir):
+        raise RuntimeError("a worker of the loader was killed")
+
+    arguments = ("codecvit train", "", dict, run, [f"--config={CONFIG}", f"--workdir={tmp_path}"])
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(RuntimeError, match="was killed"):
+        command.run_command(*arguments)
+    monkeypatch.setattr(command.jax, "process_count", lambda: 2)
+    with pytest.raises(Left, match="1"):
+        command.run_command(*arguments)
+    assert "RuntimeError: a worker of the loader was killed" in capsys.readouterr().err
 
 
 def test_determinism_is_asked_of_the_compiler_before_it_starts(monkeypatch):
