@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from .mesh import path_name
 from .run_config import CheckpointConfig
 
 TORN_FOLDER = "torn"
+# How long to wait for a folder that shows one process less than another: NFS may take a minute.
+LISTING_TRIES, LISTING_SECONDS = 13, 5.0
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,10 +107,11 @@ class Checkpoints:
 
         Raises:
           ValueError: the checkpoint does not hold this state, and the message names what differs;
-            or there are checkpoints, and all of them are torn.
+            or there are checkpoints, and all of them are torn; or the processes do not see the
+            same ones.
         """
         torn = []
-        while (step := self.latest_step) is not None:
+        while (step := self._newest_for_all()) is not None:
             folder = self._workdir / FOLDER / str(step)
             found, problem = None, ""
             try:
@@ -115,7 +119,7 @@ class Checkpoints:
             except TornCheckpoint as error:
                 problem = str(error)
             # Each process reads its own part: what is torn for one is torn for all.
-            if not _any_process(bool(problem)):
+            if not any(_every_process(bool(problem))):
                 assert found is not None
                 return found
             _LOG.warning("%s is passed over: %s", folder, problem or "torn for another process")
@@ -137,6 +141,21 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._checkpointer.close()
+
+    def _newest_for_all(self) -> int | None:
+        """`latest_step`, which all processes must see alike: else each would load its own."""
+        for _ in range(LISTING_TRIES):
+            steps = _every_process(-1 if (step := self.latest_step) is None else step)
+            if len(set(steps)) == 1:
+                return step
+            # A shared folder may show a new checkpoint to some hosts later than to others.
+            time.sleep(LISTING_SECONDS)
+            self._checkpointer.reload()
+        seen = ", ".join(f"process {i}: {n if n >= 0 else 'none'}" for i, n in enumerate(steps))
+        raise ValueError(
+            f"the processes see different newest checkpoints in {self._workdir / FOLDER} ({seen}): "
+            "--workdir must be one folder that all of them share"
+        )
 
     def _load(
         self, step: int, folder: Path, abstract_state: dict[str, Any]
@@ -185,10 +204,11 @@ def save_params(
     )
 
 
-def _any_process(flag: bool) -> bool:
+def _every_process(value: int) -> list[int]:
+    """What each process gives, in their order, to all of them."""
     if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+        return [value]
+    return multihost_utils.process_allgather(np.array(value, np.int32)).tolist()
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from codecvit.trainers import checkpoints as checkpoints_module
 from codecvit.trainers.checkpoint_reading import find_checkpoint, initialise, restore_params
 from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.run_config import CheckpointConfig, InitConfig
@@ -125,6 +126,18 @@ def test_nothing_starts_afresh_over_torn_checkpoints(intact, tmp_path):
     with pytest.raises(
         ValueError, match=r"no whole checkpoint is left; the torn ones, \[2, 1\], lie"
     ):
+        read(tmp_path)
+
+
+def test_processes_load_one_step_or_none(intact, tmp_path, monkeypatch):
+    """A listing that is behind is waited for; one that stays behind names who sees what."""
+    shutil.copytree(intact, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(checkpoints_module, "LISTING_SECONDS", 0.0)
+    others = iter([1, 1, 2])
+    monkeypatch.setattr(checkpoints_module, "_every_process", lambda v: [v, next(others, v)])
+    assert int(read(tmp_path)[0]["step"]) == 2
+    monkeypatch.setattr(checkpoints_module, "_every_process", lambda v: [v, -1])
+    with pytest.raises(ValueError, match=r"\(process 0: 2, process 1: none\): --workdir must be"):
         read(tmp_path)
 
 
