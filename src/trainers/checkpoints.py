@@ -12,9 +12,11 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,10 @@ LISTING_TRIES, LISTING_SECONDS = 13, 5.0
 _LOG = logging.getLogger(__name__)
 
 
+class SaveFailed(OSError):
+    """A checkpoint that could not be written; earlier ones are not touched."""
+
+
 class Checkpoints:
     """The checkpoints of one work directory.
 
@@ -61,7 +67,8 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
-        self._pending: Any = None
+        self._pending: tuple[int, Any] | None = None
+        self._failed = False
 
     @property
     def latest_step(self) -> int | None:
@@ -78,7 +85,7 @@ class Checkpoints:
           metadata: JSON values stored beside it.
 
         Raises:
-          Exception: what went wrong in the earlier, asynchronous save.
+          SaveFailed: this save cannot begin, or the earlier, asynchronous one went wrong.
         """
         self.wait()
         if self.latest_step == step:
@@ -86,9 +93,11 @@ class Checkpoints:
         trees = _split(state)
         # So that a torn checkpoint can be told from one of another configuration.
         arrays = {name: len(jax.tree.leaves(tree)) for name, tree in trees.items()}
-        self._pending = self._checkpointer.save_checkpointables_async(
-            step, trees, force=True, custom_metadata={**metadata, "arrays": arrays}
-        )
+        with self._failure_told(step):
+            under_way = self._checkpointer.save_checkpointables_async(
+                step, trees, force=True, custom_metadata={**metadata, "arrays": arrays}
+            )
+        self._pending = step, under_way
 
     def restore(
         self, abstract_state: dict[str, Any]
@@ -133,14 +142,28 @@ class Checkpoints:
         return None, {}
 
     def wait(self) -> None:
-        """Blocks until the checkpoint under way is on disk; raises what went wrong with it."""
+        """Blocks until the checkpoint under way is on disk; raises SaveFailed if that failed."""
         if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+            (step, under_way), self._pending = self._pending, None
+            with self._failure_told(step):
+                under_way.result()
 
     def close(self) -> None:
-        self.wait()
-        self._checkpointer.close()
+        """As `wait`. After a failed save it does nothing: Orbax would raise its error once more."""
+        if not self._failed:
+            self.wait()
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _failure_told(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:  # TensorStore raises ValueError for a full disk
+            self._failed = True
+            raise SaveFailed(
+                f"the checkpoint of step {step} could not be written to {self._workdir / FOLDER}: "
+                f"{_first_line(error)}. Earlier ones are whole: remove the cause and start again"
+            ) from error
 
     def _newest_for_all(self) -> int | None:
         """`latest_step`, which all processes must see alike: else each would load its own."""

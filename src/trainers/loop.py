@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -82,15 +83,12 @@ class Loop:
 
         Raises:
           TrainingStopped: too many non-finite steps or unreadable records.
+          SaveFailed: a checkpoint could not be written.
         """
-        try:
+        with contextlib.ExitStack() as parts:  # each is closed, whatever the others raise
+            for part in (self._stop, self._writer, self._checkpoints, self._sources, self._profile):
+                parts.callback(part.close)
             return self._run(train_step)
-        finally:
-            self._profile.close()
-            self._sources.close()
-            self._checkpoints.close()
-            self._writer.close()
-            self._stop.close()
 
     def _run(self, train_step: Step) -> dict[str, float]:
         config, state, metrics = self._config, self._state, {}

@@ -213,9 +213,10 @@ checkpoints.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:
     checkpoints.save(2, state, {{}})
-    checkpoints.close()
+    checkpoints.wait()
 except Exception as error:
     print(type(error).__name__, error)
+    checkpoints.close()  # as the loop does; it must not raise an error of its own instead
     sys.exit(3)
 """
 
@@ -225,6 +226,7 @@ def test_a_full_disk_is_reported_and_the_earlier_checkpoint_is_whole(tmp_path):
     script = FILL.format(workdir=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 3, done.stdout + done.stderr
+    assert "SaveFailed the checkpoint of step 2 could not be written to" in done.stdout, done.stdout
     assert "File too large" in done.stdout, done.stdout
     assert find_checkpoint(tmp_path).name == "1"
     assert restore_params(tmp_path)[0]["a"][-1] == 599_999.0
@@ -256,4 +258,4 @@ def test_a_failed_save_is_raised_by_the_next_one(tmp_path):
     script = IN_THE_WAY.format(workdir=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "checkpoints" in done.stdout
+    assert "the checkpoint of step 2 could not be written" in done.stdout
