@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,14 @@ from . import heartbeat
 from . import mesh as meshes
 from .checkpoints import Checkpoints
 from .flops import peak_tflops
+from .nan_steps import NanSteps
 from .preemption import StopSignal, check_health
 from .profiling import ProfileWindow, memory_peak_gib
 from .run_config import RunConfig
 from .sources import Sources, on_device
 from .update import State
 
+_LOG = logging.getLogger(__name__)
 Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 
 
@@ -58,6 +61,7 @@ class Loop:
         self._work, self._evaluate = work, evaluate
         self._stop = StopSignal()
         self._profile = ProfileWindow(config.profile, workdir)
+        self._nan_steps = NanSteps(int(state["nan_steps"]))
         self._peak = config.peak_tflops or peak_tflops(jax.devices()[0])
         self._writer = MetricWriter(
             workdir,
@@ -109,6 +113,7 @@ class Loop:
             with self._profile.begin(step):
                 state, step_metrics = train_step(state, batches)
             self._profile.end(step, state)
+            self._nan_steps.stepped(step, step_metrics)
 
             last = step == config.total_steps
             if step % config.log_steps == 0 or last:
@@ -161,6 +166,9 @@ class Loop:
         found["train/loss_spikes"] = float(state["loss_spikes"]["spikes"])
         self._writer.write(step, found)
         losses = ", ".join(f"{name} {found[f'train/{name}/loss']:.4g}" for name in by_source)
+        told = self._nan_steps.look(int(state["nan_steps"]))
+        if told:
+            _LOG.warning("steps that are not finite change nothing: %s", told)
         nan_steps, bad = int(state["nan_steps_in_row"]), int(state["bad_records"])
-        check_health(self._config, step, nan_steps, bad, losses)
+        check_health(self._config, step, nan_steps, bad, f"losses: {losses}; {told}")
         return found

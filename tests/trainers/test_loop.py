@@ -1,0 +1,81 @@
+"""The loop alone, with a step that does nothing: what it says, counts and measures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codecvit.metrics import read_metrics
+from codecvit.trainers.checkpoints import Checkpoints
+from codecvit.trainers.loop import Loop
+from codecvit.trainers.mesh import make_mesh
+from codecvit.trainers.preemption import TrainingStopped
+from codecvit.trainers.run_config import CheckpointConfig, MeshConfig, RunConfig
+
+COUNTERS = ("step", "nan_steps", "nan_steps_in_row", "bad_records")
+
+
+class NoData:
+    """Sources whose batches are empty of anything but their index."""
+
+    def next(self, step):
+        return {"image": {"index": np.arange(2)}, "video": {"index": np.arange(2)}}
+
+    def taken(self):
+        return {}
+
+    def counts(self):
+        return {}
+
+    def get_state(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+def train(workdir, step=1.0, evaluate=lambda step, state: {}, begin=0, **options):
+    """Runs the loop; `step` gives the loss of the source `video` by the number of the step."""
+    config = RunConfig(**{"total_steps": begin + 10, "mesh": MeshConfig(data=1), **options})
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    state = {name: jnp.int32(0) for name in COUNTERS} | {"step": jnp.int32(begin)}
+    state |= {"params": {"encoder": {"a": jnp.ones(3)}}, "loss_spikes": {"spikes": jnp.int32(0)}}
+
+    def train_step(state, batches):
+        done = int(state["step"]) + 1
+        video = step(done) if callable(step) else step
+        bad = int(not np.isfinite(video))
+        counts = {"step": done, "nan_steps": state["nan_steps"] + bad}
+        counts["nan_steps_in_row"] = (state["nan_steps_in_row"] + 1) * bad
+        losses = {"image/loss": 1.0, "video/loss": video, "loss": 1.0 + video}
+        return state | {n: jnp.int32(v) for n, v in counts.items()}, {
+            name: jnp.float32(loss) for name, loss in losses.items()
+        }
+
+    def work(step):
+        return {"samples": 4, "tokens": 8, "flops": 0.0, "source_tokens": {"image": 4, "video": 4}}
+
+    with jax.set_mesh(mesh):
+        checkpoints = Checkpoints(workdir, CheckpointConfig(every_steps=100))
+        loop = Loop(config, workdir, mesh, NoData(), checkpoints, state, work, evaluate)
+        return loop.run(train_step)
+
+
+def test_a_step_between_two_log_lines_that_is_not_finite_is_named(tmp_path, caplog):
+    """And its source: the log line of step 5 itself is as always."""
+    train(tmp_path, lambda step: float("nan") if step in (2, 4) else 1.0, log_steps=5)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.endswith("change nothing: step 2: loss of video; step 4: loss of video")
+    assert [row["train/nan_steps"] for row in read_metrics(tmp_path)] == [2, 2]
+
+
+def test_the_source_of_nan_steps_in_a_row_is_named(tmp_path):
+    with pytest.raises(TrainingStopped) as stopped:
+        train(
+            tmp_path, lambda step: 1.0 if step < 3 else float("inf"), log_steps=4, max_nan_steps=2
+        )
+    for part in (
+        "step 4: loss or gradient not finite for 2 steps in a row (config.max_nan_steps = 2; ",
+        "losses: image 1, video inf; step 3: loss of video; step 4: loss of video",
+    ):
+        assert part in str(stopped.value)
