@@ -58,6 +58,7 @@ class MetricWriter:
         self._active = active
         self._total_steps = total_steps
         self._wandb = None
+        self._paced: tuple[float, int] | None = None  # time and step of the first line of training
         if not active:
             return
         if wandb_project:
@@ -103,9 +104,17 @@ class MetricWriter:
         self._progress.update(self._task, completed=step)
         parts = [f"{name} {values[name]:.4g}" for name in shown_names(values)]
         if "perf/step_seconds" in values:
-            left = (self._total_steps - step) * values["perf/step_seconds"]
-            parts.append(f"eta {datetime.timedelta(seconds=round(left))}")
+            parts.append(f"eta {self._eta(step, values['perf/step_seconds'])}")
         self.note(f"step {step}: " + "  ".join(parts))
+
+    def _eta(self, step: int, step_seconds: float) -> datetime.timedelta:
+        """Time to the last step at the pace since the first line, with evaluations and saves."""
+        now = time.monotonic()
+        if self._paced is None:
+            self._paced = now, step
+        began, first = self._paced
+        pace = (now - began) / (step - first) if step > first else step_seconds
+        return datetime.timedelta(seconds=round((self._total_steps - step) * pace))
 
     def close(self) -> None:
         if self._active:
@@ -119,9 +128,7 @@ class MetricWriter:
     def _truncate(self, start_step: int) -> None:
         if not self._path.exists():
             return
-        rows = [
-            json.loads(line) for line in self._path.read_text().splitlines() if line.endswith("}")
-        ]
+        rows = parse_rows(self._path.read_text(), self._path)
         # A run that starts afresh has no row yet, not even those of step 0.
         kept = [row for row in rows if row["step"] <= start_step and start_step > 0]
         temporary = self._path.with_suffix(".tmp")
@@ -201,15 +208,42 @@ def start_wandb(project: str, workdir: PathOrUrl, config: Mapping[str, Any] | No
 
 
 def read_metrics(workdir: PathOrUrl) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in read_text(join(workdir, JSONL)).splitlines()]
+    """The rows of a run's metrics.jsonl.
+
+    Raises:
+      ValueError: a line is no row.
+    """
+    path = join(workdir, JSONL)
+    return parse_rows(read_text(path), path)
+
+
+def parse_rows(text: str, path: PathOrUrl) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl; a line that a kill or a full disk has cut short is left out.
+
+    Raises:
+      ValueError: another line is no row; the message names the file, which is `path`, and the line.
+    """
+    rows = []
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if line.endswith("}\n"):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{os.fspath(path)}, line {number}, is damaged: {error}"
+                ) from error
+    return rows
 
 
 class Throughput:
     """Rates between two log lines, and the share of the time spent waiting for data."""
 
     def __init__(self) -> None:
-        self._restart()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the steps since the last log line: they are not like the others."""
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     def waited(self, seconds: float) -> None:
         """Counts one step whose batch took `seconds` to arrive."""
@@ -219,7 +253,7 @@ class Throughput:
     def rates(
         self, samples: int, tokens: int, flops: float, devices: int, peak_tflops: float
     ) -> dict[str, float]:
-        """Rates since the last call.
+        """Rates since the last call or restart.
 
         Args:
           samples, tokens, flops: of one step over all devices.
@@ -242,8 +276,5 @@ class Throughput:
         }
         if peak_tflops:
             rates["perf/mfu"] = tflops / peak_tflops
-        self._restart()
+        self.restart()
         return rates
-
-    def _restart(self) -> None:
-        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0

@@ -2,10 +2,12 @@
 
 import resource
 import struct
+import types
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from codecvit import metrics
 from codecvit.metrics import EventFile, MetricWriter, read_metrics
 
 
@@ -43,6 +45,20 @@ def test_an_event_that_cannot_be_written_is_an_error(tmp_path):
                 file.write(step, {"train/loss": 1.0})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_time_that_is_left_counts_evaluations_too(tmp_path, capsys, monkeypatch):
+    """The first line has its own pace alone; later ones that of all the time since then."""
+    now = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0])
+    monkeypatch.setattr(metrics, "time", clock)
+    writer = MetricWriter(tmp_path, 100)
+    writer.write(10, {"perf/step_seconds": 5.0})
+    now[0] = 100.0  # 10 steps of a second, and an evaluation
+    writer.write(20, {"perf/step_seconds": 1.0})
+    writer.close()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("eta 0:07:30") and second.endswith("eta 0:13:20")
 
 
 @pytest.mark.parametrize("unreadable", [0.0, 2.0])

@@ -60,7 +60,8 @@ class Loop:
         self._state, self._start_step = state, int(state["step"])
         self._work, self._evaluate = work, evaluate
         self._stop = StopSignal()
-        self._profile = ProfileWindow(config.profile, workdir)
+        self._steps = range(self._start_step + 1, config.total_steps + 1)
+        self._profile = ProfileWindow(config.profile, workdir, self._steps)
         self._nan_steps = NanSteps(int(state["nan_steps"]))
         self._peak = config.peak_tflops or peak_tflops(jax.devices()[0])
         self._writer = MetricWriter(
@@ -99,8 +100,8 @@ class Loop:
         heartbeat.enter("starting", config.total_steps, self._start_step)
         if self._start_step == 0:
             self._report(0, state)
-        throughput = Throughput()  # from here on: the evaluation of step 0 is no step
-        for step in range(self._start_step + 1, config.total_steps + 1):
+        throughput = Throughput()
+        for step in self._steps:
             # The next batch is asked for only after the save below, so that the data position in a
             # checkpoint is that of the batches its state has seen. Do not reorder.
             heartbeat.enter("data")
@@ -118,23 +119,29 @@ class Loop:
             last = step == config.total_steps
             if step % config.log_steps == 0 or last:
                 metrics = self._log(step, state, step_metrics, throughput)
+            elif step == self._steps[0]:
+                jax.block_until_ready(step_metrics)
+                throughput.restart()  # this step has compiled
             heartbeat.stepped(step)
             if self._stop.reached(step) and not last:
                 self._save(step, state)
                 self._writer.note(f"SIGTERM: saved step {step}, stopping")
                 break
             # Before the save: a run that is killed while it evaluates does the step again.
-            self._report(step, state)
+            if self._report(step, state):
+                throughput.restart()
             if step % config.checkpoint.every_steps == 0 or last:
                 self._save(step, state)
         if config.total_steps == 0:
             self._save(0, state)
         return metrics
 
-    def _report(self, step: int, state: State) -> None:
+    def _report(self, step: int, state: State) -> bool:
+        """Whether there was something to evaluate at this step."""
         heartbeat.enter("evaluation")
         if found := self._evaluate(step, state):
             self._writer.write(step, found)
+        return bool(found)
 
     def _save(self, step: int, state: State) -> None:
         heartbeat.enter("checkpoint")

@@ -1,16 +1,19 @@
 """The loop alone, with a step that does nothing: what it says, counts and measures."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from codecvit import metrics
 from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.loop import Loop
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.preemption import TrainingStopped
-from codecvit.trainers.run_config import CheckpointConfig, MeshConfig, RunConfig
+from codecvit.trainers.run_config import CheckpointConfig, MeshConfig, ProfileConfig, RunConfig
 
 COUNTERS = ("step", "nan_steps", "nan_steps_in_row", "bad_records")
 
@@ -79,3 +82,40 @@ def test_the_source_of_nan_steps_in_a_row_is_named(tmp_path):
         "losses: image 1, video inf; step 3: loss of video; step 4: loss of video",
     ):
         assert part in str(stopped.value)
+
+
+def test_rates_leave_out_compilation_and_evaluations(tmp_path, monkeypatch):
+    """Steps of 2 seconds, whatever a first step, or an evaluation between two lines, takes."""
+    now = [0.0]
+
+    def clock():
+        return now[0]
+
+    def step(number):
+        now[0] += 100 if number == 1 else 2
+        return 1.0
+
+    def evaluate(number, state):
+        now[0] += 1000 * (number in (0, 4))
+        return {"probe/a": 1.0} if number in (0, 4) else {}
+
+    fake = types.SimpleNamespace(perf_counter=clock, monotonic=clock, time=clock)
+    monkeypatch.setattr(metrics, "time", fake)
+    train(tmp_path, step, evaluate, log_steps=3)
+    rows = [row for row in read_metrics(tmp_path) if "train/loss" in row]
+    assert [row["step"] for row in rows] == [3, 6, 9, 10]
+    assert [row["perf/step_seconds"] for row in rows] == [2.0] * 4
+
+
+@pytest.mark.parametrize(("start", "told"), [(7, True), (8, False), (17, False), (18, True)])
+def test_a_profile_window_outside_of_this_start_is_told(tmp_path, caplog, monkeypatch, start, told):
+    """As after a resume behind the window."""
+    begun = []
+    monkeypatch.setattr(jax.profiler, "start_trace", begun.append)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    train(tmp_path, begin=7, profile=ProfileConfig(start_step=start, num_steps=2))
+    assert len(begun) == (not told)
+    assert [record.getMessage() for record in caplog.records] == told * [
+        f"config.profile.start_step = {start} is none of the steps 8 to 17 of this start: "
+        "nothing is recorded"
+    ]
