@@ -6,8 +6,8 @@ that of convert/openclip which reads published weights.
 A checkpoint `checkpoints/STEP` holds the trees `encoder` (what `codecvit.load` and the export read;
 a probe's has none), `ema` (its moving average, if there is one) and `train` (heads, optimiser,
 counters), and JSON metadata: the resolved configuration, the position of every data source, the
-version of this package. Saving is asynchronous and atomic; a failed save stops the run at the next
-one.
+code that wrote it (stamp.py). Saving is asynchronous and atomic; a failed save stops the run at the
+next one.
 """
 
 from __future__ import annotations

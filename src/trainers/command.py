@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ from ml_collections import ConfigDict, config_flags
 from ..files import PathOrUrl, join
 from ..mirror import Mirror
 from . import mesh as meshes
-from .agreement import require_agreement
+from .agreement import NOTHING, require_agreement
 from .heartbeat import beating
 from .preemption import TrainingStopped
+from .stamp import code_stamp
 
 LOG_FOLDER = "logs"
 Config = TypeVar("Config")
@@ -148,13 +150,21 @@ def prepare_jax(config: ConfigDict, devices: int = 0) -> None:
 
 @contextlib.contextmanager
 def process_log(workdir: PathOrUrl) -> Iterator[None]:
-    """Also writes what the package logs to WORKDIR/logs/process-NNN.log, a file per process."""
+    """Also writes what the package logs to WORKDIR/logs/process-NNN.log, a file per process.
+
+    Each start begins with a line that says on which host and with which code it runs.
+    """
     mirror, name = Mirror(join(workdir, LOG_FOLDER)), f"process-{jax.process_index():03d}.log"
     mirror.fetch(name)
     handler = logging.FileHandler(mirror.folder / name, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("codecvit")
     logger.addHandler(handler)
+    code = ", ".join(f"{name} {value or NOTHING}" for name, value in code_stamp().items())
+    place = f"host {socket.gethostname()}, process {jax.process_index()} of {jax.process_count()}"
+    # Into the file alone, as below: the terminal tells what the run does.
+    fields = {"name": logger.name, "levelname": "INFO", "msg": f"start on {place}: {code}"}
+    handler.handle(logging.makeLogRecord(fields))
     try:
         yield
     except Exception:

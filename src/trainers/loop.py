@@ -23,6 +23,7 @@ from .preemption import StopSignal, check_health
 from .profiling import ProfileWindow, memory_peak_gib
 from .run_config import RunConfig
 from .sources import Sources, on_device
+from .stamp import code_stamp
 from .update import State
 
 _LOG = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Loop:
         self._sources, self._checkpoints = sources, checkpoints
         self._state, self._start_step = state, int(state["step"])
         self._work, self._evaluate = work, evaluate
+        self._code = code_stamp()
         self._stop = StopSignal()
         self._steps = range(self._start_step + 1, config.total_steps + 1)
         self._profile = ProfileWindow(config.profile, workdir, self._steps)
@@ -145,7 +147,7 @@ class Loop:
 
     def _save(self, step: int, state: State) -> None:
         heartbeat.enter("checkpoint")
-        about = {"config": self._config.to_dict(), "version": __version__}
+        about = {"config": self._config.to_dict(), "version": __version__, "code": self._code}
         self._checkpoints.save(step, state, {**about, "data": self._sources.get_state()})
 
     def _log(

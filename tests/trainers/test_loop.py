@@ -9,11 +9,13 @@ import pytest
 
 from codecvit import metrics
 from codecvit.metrics import read_metrics
+from codecvit.trainers.checkpoint_reading import read_metadata
 from codecvit.trainers.checkpoints import Checkpoints
 from codecvit.trainers.loop import Loop
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.preemption import TrainingStopped
 from codecvit.trainers.run_config import CheckpointConfig, MeshConfig, ProfileConfig, RunConfig
+from codecvit.trainers.stamp import code_stamp
 
 COUNTERS = ("step", "nan_steps", "nan_steps_in_row", "bad_records")
 
@@ -82,6 +84,13 @@ def test_the_source_of_nan_steps_in_a_row_is_named(tmp_path):
         "losses: image 1, video inf; step 3: loss of video; step 4: loss of video",
     ):
         assert part in str(stopped.value)
+
+
+def test_a_checkpoint_says_which_code_wrote_it(tmp_path):
+    train(tmp_path)
+    written = read_metadata(tmp_path)
+    assert written["code"] == code_stamp()
+    assert written["code"]["source code"] and written["code"]["jax"] == jax.__version__
 
 
 def test_rates_leave_out_compilation_and_evaluations(tmp_path, monkeypatch):
