@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from codecvit.trainers import checkpoints as checkpoints_module
 from codecvit.trainers.checkpoint_reading import find_checkpoint, initialise, restore_params
@@ -53,6 +54,33 @@ def test_a_state_comes_back_bit_by_bit(tmp_path):
     state, metadata = read(tmp_path, ema=True)
     jax.tree.map(np.testing.assert_array_equal, state, make_state(3, ema=True))
     assert metadata["mark"] == 3
+
+
+def on_mesh(sizes, devices):
+    """A state of different numbers, its matrices cut both ways over a mesh of (data, fsdp)."""
+    mesh = jax.make_mesh(
+        sizes, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
+    )
+    state = jax.tree.map(lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape), make_state(3))
+    spec = {0: PartitionSpec(), 1: PartitionSpec(), 2: PartitionSpec("data", "fsdp")}
+    places = jax.tree.map(lambda leaf: NamedSharding(mesh, spec[leaf.ndim]), state)
+    return jax.tree.map(jax.device_put, state, places), places
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [(((2, 2), 4), ((1, 4), 4)), (((1, 1), 1), ((2, 4), 8)), (((2, 4), 8), ((1, 1), 1))],
+)
+def test_a_state_comes_back_on_any_mesh(tmp_path, written, read_as):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints.save(3, on_mesh(*written)[0], {})
+    checkpoints.close()
+    wanted, places = on_mesh(*read_as)  # the same numbers
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    state, _ = checkpoints.restore(abstract(wanted))
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
 
 
 def test_without_a_checkpoint_there_is_no_state(tmp_path):
