@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -36,6 +37,21 @@ def build(kind: type, values: Any, path: str) -> Any:
         if name not in made and field.default is no_default and field.default_factory is no_default:
             raise ValueError(f"{path}.{name} is missing")
     return kind(**made)
+
+
+def flatten(values: Any, path: str) -> dict[str, str]:
+    """Every field of nested mappings by its dotted name, as JSON: equal text for equal values.
+
+    Args:
+      values: the mappings.
+      path: what the names begin with, e.g. "config".
+    """
+    if not isinstance(values, Mapping) or not values:
+        return {path: json.dumps(values, default=str)}
+    found = {}
+    for key, inner in values.items():
+        found |= flatten(inner, f"{path}.{key}")
+    return found
 
 
 def unknown_field(path: str, key: str, known: list[str]) -> ValueError:

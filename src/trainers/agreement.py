@@ -22,6 +22,8 @@ from typing import Any
 
 import jax
 
+from ..config_values import flatten
+
 PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint")
 PACKAGES += ("grain", "numpy", "array_record")
 TIMEOUT_SECONDS = 120
@@ -71,17 +73,7 @@ def code_facts() -> dict[str, str]:
 
 def config_facts(config: Mapping[str, Any], workdir: str) -> dict[str, str]:
     """Every field of a configuration by its dotted name: a hash would not say which one differs."""
-    facts = {"--workdir": workdir}
-
-    def flatten(name: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                flatten(f"{name}.{key}", inner)
-        else:
-            facts[name] = json.dumps(value, default=str)
-
-    flatten("config", config)
-    return facts
+    return {"--workdir": workdir, **flatten(config, "config")}
 
 
 def device_facts() -> dict[str, str]:

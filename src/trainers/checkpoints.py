@@ -6,14 +6,17 @@ that of convert/openclip which reads published weights.
 A checkpoint `checkpoints/STEP` holds the trees `encoder` (what `codecvit.load` and the export read;
 a probe's has none), `ema` (its moving average, if there is one) and `train` (heads, optimiser,
 counters), and JSON metadata: the resolved configuration, the position of every data source, the
-version of this package. Saving is asynchronous and atomic; a failed save stops the run at the next
-one.
+code that wrote it (stamp.py). Saving is asynchronous and atomic; a failed save stops the run at the
+next one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,14 @@ from .mesh import path_name
 from .run_config import CheckpointConfig
 
 TORN_FOLDER = "torn"
+# How long to wait for a folder that shows one process less than another: NFS may take a minute.
+LISTING_TRIES, LISTING_SECONDS = 13, 5.0
 
 _LOG = logging.getLogger(__name__)
+
+
+class SaveFailed(OSError):
+    """A checkpoint that could not be written; earlier ones are not touched."""
 
 
 class Checkpoints:
@@ -58,7 +67,8 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
-        self._pending: Any = None
+        self._pending: tuple[int, Any] | None = None
+        self._failed = False
 
     @property
     def latest_step(self) -> int | None:
@@ -75,7 +85,7 @@ class Checkpoints:
           metadata: JSON values stored beside it.
 
         Raises:
-          Exception: what went wrong in the earlier, asynchronous save.
+          SaveFailed: this save cannot begin, or the earlier, asynchronous one went wrong.
         """
         self.wait()
         if self.latest_step == step:
@@ -83,9 +93,11 @@ class Checkpoints:
         trees = _split(state)
         # So that a torn checkpoint can be told from one of another configuration.
         arrays = {name: len(jax.tree.leaves(tree)) for name, tree in trees.items()}
-        self._pending = self._checkpointer.save_checkpointables_async(
-            step, trees, force=True, custom_metadata={**metadata, "arrays": arrays}
-        )
+        with self._failure_told(step):
+            under_way = self._checkpointer.save_checkpointables_async(
+                step, trees, force=True, custom_metadata={**metadata, "arrays": arrays}
+            )
+        self._pending = step, under_way
 
     def restore(
         self, abstract_state: dict[str, Any]
@@ -104,10 +116,11 @@ class Checkpoints:
 
         Raises:
           ValueError: the checkpoint does not hold this state, and the message names what differs;
-            or there are checkpoints, and all of them are torn.
+            or there are checkpoints, and all of them are torn; or the processes do not see the
+            same ones.
         """
         torn = []
-        while (step := self.latest_step) is not None:
+        while (step := self._newest_for_all()) is not None:
             folder = self._workdir / FOLDER / str(step)
             found, problem = None, ""
             try:
@@ -115,7 +128,7 @@ class Checkpoints:
             except TornCheckpoint as error:
                 problem = str(error)
             # Each process reads its own part: what is torn for one is torn for all.
-            if not _any_process(bool(problem)):
+            if not any(_every_process(bool(problem))):
                 assert found is not None
                 return found
             _LOG.warning("%s is passed over: %s", folder, problem or "torn for another process")
@@ -129,14 +142,43 @@ class Checkpoints:
         return None, {}
 
     def wait(self) -> None:
-        """Blocks until the checkpoint under way is on disk; raises what went wrong with it."""
+        """Blocks until the checkpoint under way is on disk; raises SaveFailed if that failed."""
         if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+            (step, under_way), self._pending = self._pending, None
+            with self._failure_told(step):
+                under_way.result()
 
     def close(self) -> None:
-        self.wait()
-        self._checkpointer.close()
+        """As `wait`. After a failed save it does nothing: Orbax would raise its error once more."""
+        if not self._failed:
+            self.wait()
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _failure_told(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:  # TensorStore raises ValueError for a full disk
+            self._failed = True
+            raise SaveFailed(
+                f"the checkpoint of step {step} could not be written to {self._workdir / FOLDER}: "
+                f"{_first_line(error)}. Earlier ones are whole: remove the cause and start again"
+            ) from error
+
+    def _newest_for_all(self) -> int | None:
+        """`latest_step`, which all processes must see alike: else each would load its own."""
+        for _ in range(LISTING_TRIES):
+            steps = _every_process(-1 if (step := self.latest_step) is None else step)
+            if len(set(steps)) == 1:
+                return step
+            # A shared folder may show a new checkpoint to some hosts later than to others.
+            time.sleep(LISTING_SECONDS)
+            self._checkpointer.reload()
+        seen = ", ".join(f"process {i}: {n if n >= 0 else 'none'}" for i, n in enumerate(steps))
+        raise ValueError(
+            f"the processes see different newest checkpoints in {self._workdir / FOLDER} ({seen}): "
+            "--workdir must be one folder that all of them share"
+        )
 
     def _load(
         self, step: int, folder: Path, abstract_state: dict[str, Any]
@@ -185,10 +227,11 @@ def save_params(
     )
 
 
-def _any_process(flag: bool) -> bool:
+def _every_process(value: int) -> list[int]:
+    """What each process gives, in their order, to all of them."""
     if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+        return [value]
+    return multihost_utils.process_allgather(np.array(value, np.int32)).tolist()
 
 
 def _first_line(error: Exception) -> str:

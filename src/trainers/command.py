@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 from absl import flags
@@ -16,9 +18,10 @@ from ml_collections import ConfigDict, config_flags
 from ..files import PathOrUrl, join
 from ..mirror import Mirror
 from . import mesh as meshes
-from .agreement import require_agreement
+from .agreement import NOTHING, require_agreement
 from .heartbeat import beating
 from .preemption import TrainingStopped
+from .stamp import code_stamp
 
 LOG_FOLDER = "logs"
 Config = TypeVar("Config")
@@ -90,18 +93,14 @@ def run_command(
     except (ValueError, TrainingStopped) as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         if agreed and not isinstance(error, TrainingStopped) and jax.process_count() > 1:
-            # Maybe this process alone: its data are missing. An ordinary exit would wait for the
-            # others at a barrier, and keep them waiting.
-            sys.stdout.flush()
-            os._exit(1)
+            _leave()  # maybe this process alone: its data are missing
         return 1
     except OSError as error:
         # A file that cannot be read, or a failed save, after which threads of Orbax wait minutes
         # for a folder that never came: an ordinary exit would wait for them, and so hold the
         # machine and, of several processes, keep the others from noticing.
         print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)
+        _leave()
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -113,9 +112,25 @@ def run_command(
             file=sys.stderr,
             flush=True,
         )
-        # An ordinary exit would wait for the others, which may be gone, at a barrier.
-        os._exit(1)
+        _leave()
+    except Exception:
+        if not agreed or jax.process_count() == 1:
+            raise
+        # Whatever it is, such as a worker of the loader that was killed for its memory.
+        traceback.print_exc()
+        _leave()
     return 0
+
+
+def _leave() -> NoReturn:
+    """Ends this process at once.
+
+    An ordinary exit would wait at a barrier, for five minutes, for the other processes: they may be
+    gone, or wait in a collective for this one, which they miss only once its heartbeats have ended.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def prepare_jax(config: ConfigDict, devices: int = 0) -> None:
@@ -135,13 +150,21 @@ def prepare_jax(config: ConfigDict, devices: int = 0) -> None:
 
 @contextlib.contextmanager
 def process_log(workdir: PathOrUrl) -> Iterator[None]:
-    """Also writes what the package logs to WORKDIR/logs/process-NNN.log, a file per process."""
+    """Also writes what the package logs to WORKDIR/logs/process-NNN.log, a file per process.
+
+    Each start begins with a line that says on which host and with which code it runs.
+    """
     mirror, name = Mirror(join(workdir, LOG_FOLDER)), f"process-{jax.process_index():03d}.log"
     mirror.fetch(name)
     handler = logging.FileHandler(mirror.folder / name, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("codecvit")
     logger.addHandler(handler)
+    code = ", ".join(f"{name} {value or NOTHING}" for name, value in code_stamp().items())
+    place = f"host {socket.gethostname()}, process {jax.process_index()} of {jax.process_count()}"
+    # Into the file alone, as below: the terminal tells what the run does.
+    fields = {"name": logger.name, "levelname": "INFO", "msg": f"start on {place}: {code}"}
+    handler.handle(logging.makeLogRecord(fields))
     try:
         yield
     except Exception:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +18,15 @@ from . import heartbeat
 from . import mesh as meshes
 from .checkpoints import Checkpoints
 from .flops import peak_tflops
+from .nan_steps import NanSteps
 from .preemption import StopSignal, check_health
 from .profiling import ProfileWindow, memory_peak_gib
 from .run_config import RunConfig
 from .sources import Sources, on_device
+from .stamp import code_stamp
 from .update import State
 
+_LOG = logging.getLogger(__name__)
 Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 
 
@@ -55,8 +60,11 @@ class Loop:
         self._sources, self._checkpoints = sources, checkpoints
         self._state, self._start_step = state, int(state["step"])
         self._work, self._evaluate = work, evaluate
+        self._code = code_stamp()
         self._stop = StopSignal()
-        self._profile = ProfileWindow(config.profile, workdir)
+        self._steps = range(self._start_step + 1, config.total_steps + 1)
+        self._profile = ProfileWindow(config.profile, workdir, self._steps)
+        self._nan_steps = NanSteps(int(state["nan_steps"]))
         self._peak = config.peak_tflops or peak_tflops(jax.devices()[0])
         self._writer = MetricWriter(
             workdir,
@@ -82,23 +90,20 @@ class Loop:
 
         Raises:
           TrainingStopped: too many non-finite steps or unreadable records.
+          SaveFailed: a checkpoint could not be written.
         """
-        try:
+        with contextlib.ExitStack() as parts:  # each is closed, whatever the others raise
+            for part in (self._stop, self._writer, self._checkpoints, self._sources, self._profile):
+                parts.callback(part.close)
             return self._run(train_step)
-        finally:
-            self._profile.close()
-            self._sources.close()
-            self._checkpoints.close()
-            self._writer.close()
-            self._stop.close()
 
     def _run(self, train_step: Step) -> dict[str, float]:
         config, state, metrics = self._config, self._state, {}
         heartbeat.enter("starting", config.total_steps, self._start_step)
         if self._start_step == 0:
             self._report(0, state)
-        throughput = Throughput()  # from here on: the evaluation of step 0 is no step
-        for step in range(self._start_step + 1, config.total_steps + 1):
+        throughput = Throughput()
+        for step in self._steps:
             # The next batch is asked for only after the save below, so that the data position in a
             # checkpoint is that of the batches its state has seen. Do not reorder.
             heartbeat.enter("data")
@@ -111,31 +116,38 @@ class Loop:
             with self._profile.begin(step):
                 state, step_metrics = train_step(state, batches)
             self._profile.end(step, state)
+            self._nan_steps.stepped(step, step_metrics)
 
             last = step == config.total_steps
             if step % config.log_steps == 0 or last:
                 metrics = self._log(step, state, step_metrics, throughput)
+            elif step == self._steps[0]:
+                jax.block_until_ready(step_metrics)
+                throughput.restart()  # this step has compiled
             heartbeat.stepped(step)
             if self._stop.reached(step) and not last:
                 self._save(step, state)
                 self._writer.note(f"SIGTERM: saved step {step}, stopping")
                 break
             # Before the save: a run that is killed while it evaluates does the step again.
-            self._report(step, state)
+            if self._report(step, state):
+                throughput.restart()
             if step % config.checkpoint.every_steps == 0 or last:
                 self._save(step, state)
         if config.total_steps == 0:
             self._save(0, state)
         return metrics
 
-    def _report(self, step: int, state: State) -> None:
+    def _report(self, step: int, state: State) -> bool:
+        """Whether there was something to evaluate at this step."""
         heartbeat.enter("evaluation")
         if found := self._evaluate(step, state):
             self._writer.write(step, found)
+        return bool(found)
 
     def _save(self, step: int, state: State) -> None:
         heartbeat.enter("checkpoint")
-        about = {"config": self._config.to_dict(), "version": __version__}
+        about = {"config": self._config.to_dict(), "version": __version__, "code": self._code}
         self._checkpoints.save(step, state, {**about, "data": self._sources.get_state()})
 
     def _log(
@@ -163,6 +175,9 @@ class Loop:
         found["train/loss_spikes"] = float(state["loss_spikes"]["spikes"])
         self._writer.write(step, found)
         losses = ", ".join(f"{name} {found[f'train/{name}/loss']:.4g}" for name in by_source)
+        told = self._nan_steps.look(int(state["nan_steps"]))
+        if told:
+            _LOG.warning("steps that are not finite change nothing: %s", told)
         nan_steps, bad = int(state["nan_steps_in_row"]), int(state["bad_records"])
-        check_health(self._config, step, nan_steps, bad, losses)
+        check_health(self._config, step, nan_steps, bad, f"losses: {losses}; {told}")
         return found

@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
     try:
         curves = read_curves(args.workdirs, args.metrics)
         write_curves(curves, args.out)
-    except (ValueError, re.error) as error:
+    except (ValueError, OSError, re.error) as error:
         print(f"codecvit plot: {error}", file=sys.stderr)
         return 1
     count = len({metric for found in curves.values() for metric in found})

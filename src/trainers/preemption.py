@@ -40,7 +40,7 @@ class StopSignal:
 
 
 def check_health(
-    config: RunConfig, step: int, nan_steps_in_row: int, bad_records: int, losses: str
+    config: RunConfig, step: int, nan_steps_in_row: int, bad_records: int, details: str
 ) -> None:
     """Stops a run that no longer trains, or that reads damaged data; all processes alike.
 
@@ -49,7 +49,7 @@ def check_health(
       step: number of steps done.
       nan_steps_in_row: steps without a finite loss and gradient up to this one.
       bad_records: unreadable records so far.
-      losses: the sources' losses of this step, for the message.
+      details: the sources' losses of this step and what was not finite, for the message.
 
     Raises:
       TrainingStopped: a limit is passed.
@@ -57,11 +57,12 @@ def check_health(
     if nan_steps_in_row >= config.max_nan_steps:
         raise TrainingStopped(
             f"step {step}: loss or gradient not finite for {nan_steps_in_row} steps in a row "
-            f"(config.max_nan_steps = {config.max_nan_steps}; losses: {losses}); the state is that "
+            f"(config.max_nan_steps = {config.max_nan_steps}; {details}); the state is that "
             "of the last finite step. Lower config.optim.lr or lengthen config.optim.warmup_steps"
         )
     if bad_records > config.max_bad_records:
         raise TrainingStopped(
             f"step {step}: {bad_records} unreadable records so far "
-            f"(config.max_bad_records = {config.max_bad_records}); pack the set again"
+            f"(config.max_bad_records = {config.max_bad_records}); WORKDIR/logs names them: pack "
+            "the set again, or raise the limit"
         )

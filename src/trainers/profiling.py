@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import jax
@@ -11,17 +12,31 @@ from ..mirror import Mirror
 from .run_config import ProfileConfig
 
 FOLDER = "profile"
+_LOG = logging.getLogger(__name__)
 
 
 class ProfileWindow:
     """Records steps `start_step` to `start_step + num_steps - 1` into WORKDIR/profile.
 
     TensorBoard's profile plugin and https://ui.perfetto.dev open the trace.
+
+    Args:
+      config: the window.
+      workdir: the run's folder or URL.
+      steps: those of this start; a window that begins outside of them is warned of.
     """
 
-    def __init__(self, config: ProfileConfig, workdir: PathOrUrl) -> None:
+    def __init__(self, config: ProfileConfig, workdir: PathOrUrl, steps: range) -> None:
         self._config, self._place = config, join(workdir, FOLDER)
         self._mirror: Mirror | None = None
+        if config.num_steps and steps and config.start_step not in steps:
+            _LOG.warning(
+                "config.profile.start_step = %d is none of the steps %d to %d of this start: "
+                "nothing is recorded",
+                config.start_step,
+                steps[0],
+                steps[-1],
+            )
 
     def begin(self, step: int) -> jax.profiler.StepTraceAnnotation:
         """Called before each step; the step runs within what it returns."""

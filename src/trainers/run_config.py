@@ -56,6 +56,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "config.optim.lr", self.lr)
+        require(self.muon_lr > 0, "config.optim.muon_lr", self.muon_lr)
+        # Outside of these Adam makes steps of finite gradients that are not finite themselves.
+        require(0 <= self.b1 < 1, "config.optim.b1", self.b1)
+        require(0 <= self.b2 < 1, "config.optim.b2", self.b2)
+        require(self.eps > 0, "config.optim.eps", self.eps)
         require(0 < self.layer_decay <= 1, "config.optim.layer_decay", self.layer_decay)
         require(self.clip_norm >= 0, "config.optim.clip_norm", self.clip_norm)
         _require_moment("config.optim", self.first_moment_dtype)
@@ -203,9 +208,10 @@ class RunConfig:
       optim, mesh, checkpoint, ema, init, profile: see their classes.
       seed: initialisation, order of the data and every draw.
       log_steps: metrics are fetched from the devices and written each so many steps.
-      max_nan_steps: the run stops after so many non-finite steps in a row; each leaves the state as
-        it was.
-      max_bad_records: the run stops once more records than this were unreadable.
+      max_nan_steps: the run stops after so many non-finite steps in a row, at the next log line;
+        each leaves the state as it was.
+      max_bad_records: the run stops once more records than this were unreadable, at the next log
+        line; a record counts each time that it comes up.
       spike_deviations: a loss more than so many standard deviations above its running mean counts
         as a spike.
       peak_tflops: peak of one device in TFLOP/s for the MFU; 0 looks the device kind up.
@@ -233,6 +239,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self.total_steps >= 0, "config.total_steps", self.total_steps)
         require(self.log_steps >= 1, "config.log_steps", self.log_steps)
+        require(self.max_nan_steps >= 1, "config.max_nan_steps", self.max_nan_steps)
+        require(self.max_bad_records >= 0, "config.max_bad_records", self.max_bad_records)
         require(self.spike_deviations > 0, "config.spike_deviations", self.spike_deviations)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,15 +1,21 @@
 """The trainer's command line: dry runs, logs, the flags that jax reads first."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from compiler import xla_flags
 from ml_collections import ConfigDict
 
+from codecvit import __version__
+from codecvit.trainers import command
+from codecvit.trainers.agreement import source_hash
 from codecvit.trainers.command import prepare_jax
+from codecvit.trainers.stamp import git_commit
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
 
@@ -85,6 +91,64 @@ def test_a_profile_window_leaves_a_trace(records, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_any_error_of_one_of_several_processes_ends_it_at_once(tmp_path, monkeypatch, capsys):
+    """An ordinary exit would wait for the others for minutes, and they for this one."""
+
+    class Left(BaseException):
+        pass
+
+    def leave(status):
+        raise Left(status)
+
+    def run(config, workdir):
+        raise RuntimeError("a worker of the loader was killed")
+
+    arguments = ("codecvit train", "", dict, run, [f"--config={CONFIG}", f"--workdir={tmp_path}"])
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(RuntimeError, match="was killed"):
+        command.run_command(*arguments)
+    monkeypatch.setattr(command.jax, "process_count", lambda: 2)
+    with pytest.raises(Left, match="1"):
+        command.run_command(*arguments)
+    assert "RuntimeError: a worker of the loader was killed" in capsys.readouterr().err
+
+
+def test_each_start_says_where_and_with_which_code(tmp_path):
+    arguments = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    for _ in range(2):
+        assert command.run_command("codecvit train", "", dict, lambda *_: None, arguments) == 0
+    lines = (tmp_path / "logs" / "process-000.log").read_text().splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert (
+            f"start on host {socket.gethostname()}, process 0 of 1: codecvit {__version__}, "
+            in line
+        )
+        assert f"source code {source_hash(Path(command.__file__).parents[1])}, " in line
+        assert f"jax {jax.__version__}, " in line
+
+
+def test_the_commit_of_a_checkout_is_told(tmp_path):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *who, *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert git_commit(tmp_path) == ""
+    git("init")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.py").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    assert len(commit) == 40 and git_commit(tmp_path) == commit
+    assert git_commit(tmp_path / "a") == ""
+    (tmp_path / "a" / "x.py").write_text("2")
+    assert git_commit(tmp_path) == f"{commit}-dirty"
 
 
 def test_determinism_is_asked_of_the_compiler_before_it_starts(monkeypatch):

@@ -50,6 +50,16 @@ def test_a_run_behind_a_url_is_drawn(runs):
     assert curves["L"] == curves["a"]
 
 
+def test_a_line_that_a_kill_cut_short_is_left_out(runs, tmp_path, capsys):
+    whole = read_curves(runs)
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "time": 0.0, "train/lo')
+    assert read_curves(runs) == whole
+    (runs[0] / "metrics.jsonl").write_text('{"step": 1}{"step": 2}\n')
+    assert main([str(runs[0]), "--out", str(tmp_path / "curves.png")]) == 1
+    assert "a/metrics.jsonl, line 1, is damaged: Extra data" in capsys.readouterr().err
+
+
 def test_a_picture_and_a_page(runs, tmp_path, capsys):
     assert main([*map(str, runs), "--out", str(tmp_path / "curves.png")]) == 0
     assert "2 metrics of 2 run(s)" in capsys.readouterr().out
@@ -68,6 +78,7 @@ def test_a_picture_and_a_page(runs, tmp_path, capsys):
         (["nowhere"], "nowhere holds no metrics.jsonl"),
         (["RUN", "--metrics", "accuracy"], "'accuracy' finds nothing in a"),
         (["RUN", "--out", "curves.gif"], "the ending must be one of .png"),
+        (["RUN", "--out", "/dev/null/curves.png"], "File exists: '/dev/null'"),
         (["RUN", "--metrics", "("], "unterminated"),
     ],
 )

@@ -28,6 +28,7 @@ from codecvit.trainers.pretrain_config import PretrainConfig
 from codecvit.trainers.pretrain_step import init_state, make_train_step
 from codecvit.trainers.run_config import CheckpointConfig, MeshConfig
 from codecvit.trainers.sources import on_device
+from codecvit.trainers.start import compare_with_saved
 
 CONFIG = Path(__file__).parent / "tiny_config.py"
 
@@ -301,11 +302,43 @@ def test_a_head_is_taken_over_for_the_same_classes_only(config_values, tmp_path)
     assert (start("four", init={**init, "parts": []}, heads=heads, seed=1) != first).any()
 
 
+def test_another_model_of_the_same_shapes_does_not_continue_a_run(
+    uninterrupted, config_values, tmp_path
+):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    config_values["model"]["num_heads"] = 2
+    config = PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}})
+    with pytest.raises(ValueError, match=r"another model: config\.model\.num_heads: 1 then, 2 now"):
+        pretrain.pretrain(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["num_heads"] == 1
+
+
+def test_what_is_changed_when_a_run_goes_on_is_told(config_values, caplog):
+    config = PretrainConfig.from_dict(config_values).to_dict()
+    saved = json.loads(json.dumps(config))
+    compare_with_saved(saved, config, 7)
+    assert not caplog.records
+    now = {**config, "seed": 5, "model": {**config["model"], "remat": "full"}}
+    now["sources"] = {"video": {**config["sources"]["video"], "phases": {"late": {"from_step": 9}}}}
+    compare_with_saved(saved, now, 7)
+    (record,) = caplog.records
+    assert "goes on from step 7 with another configuration: " in record.getMessage()
+    for part in (
+        'config.model.remat: "none" then, "full" now',
+        "config.seed: 0 then, 5 now",
+        "config.sources.video.phases.late.from_step: nothing then, 9 now",
+    ):
+        assert part in record.getMessage()
+
+
 def test_nan_steps_in_a_row_end_the_run(config_values, tmp_path):
     config_values["optim"] = {"lr": 1e30, "warmup_steps": 0}
     config_values["total_steps"] = 40
     config = PretrainConfig.from_dict({**config_values, "mesh": {"data": -1}, "max_nan_steps": 3})
-    with pytest.raises(TrainingStopped, match="not finite for 3 steps in a row"):
+    with pytest.raises(
+        TrainingStopped,
+        match=r"not finite for 3 steps in a row .*losses: video nan; step \d+: loss",
+    ):
         pretrain.pretrain(config, tmp_path)
 
 

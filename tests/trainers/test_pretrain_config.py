@@ -28,6 +28,10 @@ from codecvit.trainers.pretrain_config import PretrainConfig
             r"config\.sources\.video\.head = 'other' is not in config\.heads",
         ),
         ("heads.main.num_classes", True, "must be of type int"),
+        ("max_nan_steps", 0, r"config\.max_nan_steps = 0 is out of range"),
+        ("max_bad_records", -1, r"config\.max_bad_records = -1 is out of range"),
+        ("optim.b2", 1.0, r"config\.optim\.b2 = 1\.0 is out of range"),
+        ("optim.eps", 0.0, r"config\.optim\.eps = 0\.0 is out of range"),
         ("total_steps", -1, r"config\.total_steps = -1 is out of range"),
     ],
 )

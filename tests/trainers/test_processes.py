@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -129,6 +130,28 @@ def test_an_error_of_one_process_is_told_and_ends_the_other(records, tmp_path, c
     assert main(["watch", str(workdir), "--once"]) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1 ")]
     assert "failed" in line and "codec is no finished record set" in line
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_one_loader_ends_both_processes(records, tmp_path):
+    """As where the kernel kills it for its memory: an error that nobody has foreseen."""
+    flags = dict.fromkeys(range(2), ["--config.sources.video.loader_workers=1"])
+    processes = start(records, tmp_path, flags=flags, steps=100_000, save=100_000)
+    wait_for_step(processes, tmp_path, 5)
+    (worker,) = loader_workers(processes[1].pid)
+    os.kill(worker, signal.SIGKILL)
+    killed = time.monotonic()
+    codes, outputs = finish(processes)
+    assert time.monotonic() - killed < 120
+    assert codes[1] == 1 and codes[0] != 0, codes
+    assert "RuntimeError: Worker process was terminated" in outputs[1]
+    assert "process 0 of 2 stops: " in outputs[0]
+
+
+def loader_workers(pid):
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    children = [p for thread in threads for p in (thread / "children").read_text().split()]
+    return [int(p) for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def test_a_wrong_process_number_is_named(records, tmp_path):
