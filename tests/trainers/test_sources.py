@@ -5,12 +5,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoint_reading import restore_params
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
-from codecvit.trainers.pretrain_config import PretrainConfig, current_phase
+from codecvit.trainers.pretrain_config import PretrainConfig, buckets, current_phase
 from codecvit.trainers.pretrain_sources import open_sources, step_work
 
 
@@ -92,6 +93,21 @@ def test_work_follows_the_phase(phased):
     assert step_work(phased, 1)["source_tokens"] == {"video": 8 * 16}
     assert step_work(phased, 6)["source_tokens"] == {"video": 4 * 32}
     assert step_work(phased, 6)["samples"] == 4
+
+
+def test_phases_follow_their_steps_whatever_their_names(config_values):
+    """A config file's ConfigDict hands them out in the order of their names."""
+    config_values["sources"]["video"]["phases"] = {
+        "low": {"from_step": 2, "budget": 32},
+        "mid": {"from_step": 4, "batch_size": 4},
+        "high": {"from_step": 6, "budget": 64},
+    }
+    found = PretrainConfig.from_dict(ConfigDict(config_values).to_dict())
+    source = found.sources["video"]
+    assert [current_phase(source, step) for step in (1, 3, 5, 7)] == ["", "low", "mid", "high"]
+    sizes = [(bucket.batch_size, bucket.budget) for bucket in buckets(source).values()]
+    assert sizes == [(8, 16), (8, 32), (4, 32), (4, 64)]
+    assert PretrainConfig.from_dict(found.to_dict()) == found
 
 
 @pytest.mark.parametrize(
