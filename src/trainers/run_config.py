@@ -233,6 +233,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self.total_steps >= 0, "config.total_steps", self.total_steps)
         require(self.log_steps >= 1, "config.log_steps", self.log_steps)
+        require(self.seed >= 0, "config.seed", self.seed)
         require(self.spike_deviations > 0, "config.spike_deviations", self.spike_deviations)
 
     def to_dict(self) -> dict[str, Any]:

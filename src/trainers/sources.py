@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,20 @@ class Sources:
 
     def _loader(self, name: str) -> Loader:
         return self._sources[name][self._phase[name]].loader
+
+
+def source_seeds(seed: int, names: Iterable[str]) -> dict[str, int]:
+    """A seed for the order and the draws of each source; that of the first is the run's own.
+
+    With one seed for all of them, record sets of equal size, say two modes of the same videos,
+    would come in the same order and with the same draws.
+    """
+    first, *others = sorted(names)
+    drawn = {
+        name: int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+        for place, name in enumerate(others, start=1)
+    }
+    return {first: seed, **drawn}
 
 
 def on_device(rows: Rows) -> Rows:

@@ -29,6 +29,7 @@ from codecvit.trainers.pretrain_config import PretrainConfig
         ),
         ("heads.main.num_classes", True, "must be of type int"),
         ("total_steps", -1, r"config\.total_steps = -1 is out of range"),
+        ("seed", -1, r"config\.seed = -1 is out of range"),
     ],
 )
 def test_a_wrong_value_is_named(config_values, path, value, message):

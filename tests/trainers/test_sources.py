@@ -13,6 +13,7 @@ from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
 from codecvit.trainers.pretrain_config import PretrainConfig, buckets, current_phase
 from codecvit.trainers.pretrain_sources import open_sources, step_work
+from codecvit.trainers.sources import source_seeds
 
 
 @pytest.fixture
@@ -67,6 +68,29 @@ def test_a_shuffle_window_reaches_the_loader(config_values, mesh):
     sources = open_sources(PretrainConfig.from_dict(config_values))
     assert sorted(sources.next(1)["video"]["index"].tolist()) == list(range(8))
     sources.close()
+
+
+def test_sources_of_one_set_do_not_show_the_same_records(config_values, mesh):
+    """Nor do sets of equal size; the first source by name has the order of a source alone."""
+    source = config_values["sources"]["video"]
+    alone = open_sources(PretrainConfig.from_dict(config_values))
+    config_values["sources"] = {"z": source, "a": source, "m": source}
+    sources = open_sources(PretrainConfig.from_dict(config_values))
+    rows, before = sources.next(1), alone.next(1)["video"]
+    orders = {name: tuple(batch["index"].tolist()) for name, batch in rows.items()}
+    assert len(set(orders.values())) == 3
+    for key, value in before.items():
+        np.testing.assert_array_equal(rows["a"][key], value)
+    sources.close()
+    alone.close()
+
+
+def test_seeds_of_sources_depend_on_the_run_s_seed_and_meet_no_mixture_s():
+    one, other = source_seeds(3, ["b", "a", "c"]), source_seeds(4, ["c", "b", "a"])
+    assert one["a"] == 3 and not set(one.values()) & set(other.values())
+    assert source_seeds(3, ["c", "a", "b"]) == one
+    of_sets = np.random.SeedSequence(3).generate_state(8).tolist()  # as mixing.py draws them
+    assert len({*one.values(), *of_sets}) == 11
 
 
 def test_a_state_of_other_sources_is_refused(phased, mesh):
