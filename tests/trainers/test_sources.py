@@ -2,11 +2,14 @@
 
 import shutil
 
+import fsspec
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from codecvit.data.records import RecordSet
+from codecvit.files import upload
 from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoint_reading import restore_params
 from codecvit.trainers.mesh import make_mesh
@@ -91,6 +94,33 @@ def test_seeds_of_sources_depend_on_the_run_s_seed_and_meet_no_mixture_s():
     assert source_seeds(3, ["c", "a", "b"]) == one
     of_sets = np.random.SeedSequence(3).generate_state(8).tolist()  # as mixing.py draws them
     assert len({*one.values(), *of_sets}) == 11
+
+
+def test_the_cache_has_to_hold_what_all_sources_read_at_once(
+    config_values, records, mesh, tmp_path, monkeypatch
+):
+    """Each alone fits; a set that two of them read is needed once, and a later phase's then."""
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/phased"):
+        memory.rm("/phased", recursive=True)
+    for name in ("one", "two"):
+        upload(records, f"memory://phased/{name}")
+    bytes_of_one = sum(shard["bytes"] for shard in RecordSet(records).manifest["shards"])
+    monkeypatch.setenv("CODECVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CODECVIT_CACHE_GB", repr(1.5 * bytes_of_one / 1e9))
+    source = config_values["sources"]["video"]
+    one, two = (source | {"records": f"memory://phased/{name}"} for name in ("one", "two"))
+
+    def opened(**sources):
+        open_sources(PretrainConfig.from_dict(config_values | {"sources": sources})).close()
+
+    opened(a=one, b=one)
+    opened(a=one | {"phases": {"later": {"from_step": 3, "records": two["records"]}}}, b=source)
+    with pytest.raises(ValueError, match="CODECVIT_CACHE_GB = .* smaller shuffle_window"):
+        opened(a=one, b=two)
+    later = {"phases": {"later": {"from_step": 3, "records": two["records"]}}}
+    with pytest.raises(ValueError, match="CODECVIT_CACHE_GB = .* smaller shuffle_window"):
+        opened(a=one | later, b=one)
 
 
 def test_a_state_of_other_sources_is_refused(phased, mesh):
