@@ -205,7 +205,8 @@ class RunConfig:
       log_steps: metrics are fetched from the devices and written each so many steps.
       max_nan_steps: the run stops after so many non-finite steps in a row; each leaves the state as
         it was.
-      max_bad_records: the run stops once more records than this were unreadable.
+      max_bad_records: the run stops once more rows than this were unreadable; a damaged record
+        counts again in each epoch.
       spike_deviations: a loss more than so many standard deviations above its running mean counts
         as a spike.
       peak_tflops: peak of one device in TFLOP/s for the MFU; 0 looks the device kind up.
