@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 # reading the centres.
 CHUNK_ELEMENTS = 2**24
 CHUNK_ROWS_AT_LEAST = 256
+_SAFE_NORM = (1e-15, 1e18)  # of float32 rows whose squares neither vanish nor overflow
 
 
 def nearest_centres(
@@ -113,8 +114,16 @@ def unit_rows(x_ND: np.ndarray, first: np.ndarray | slice | None = None) -> np.n
             f"row {row} of the features is not finite "
             f"({int((~finite_N).sum())} such rows): leave those rows out"
         )
-    norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
-    return x_ND / np.maximum(norm_N1, np.finfo(np.float32).tiny)
+    with np.errstate(over="ignore"):  # seen to below
+        norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
+    beyond_N = ((norm_N1 < _SAFE_NORM[0]) | (norm_N1 > _SAFE_NORM[1]))[:, 0]
+    if beyond_N.any():  # squares of float32 under- or overflow: such rows are scaled first
+        largest_N1 = np.abs(x_ND[beyond_N]).max(axis=1, keepdims=True)
+        scaled = x_ND[beyond_N] / np.where(largest_N1 > 0, largest_N1, 1)
+        x_ND = x_ND.copy()
+        x_ND[beyond_N] = scaled
+        norm_N1[beyond_N] = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return x_ND / np.where(norm_N1 > 0, norm_N1, 1)
 
 
 def chunk_rows(k: int) -> int:

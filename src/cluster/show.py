@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _GAP, _TEXT = 8, 20
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 _TILE = 120  # height of a record's row of frames
+_REMARK = 220  # pixels that a heading takes where there are no pictures below it
 
 
 class Members(NamedTuple):
@@ -78,7 +79,7 @@ def members(
     return found
 
 
-def contact_sheet(record_set: RecordSet, found: Sequence[Members], count: int) -> Image.Image:
+def contact_sheet(record_set: RecordSet, found: Sequence[Members]) -> Image.Image:
     """A row per cluster: its nearest members on the left, its farthest on the right."""
     tiles = {
         number: _tile(record_set, number)
@@ -87,8 +88,9 @@ def contact_sheet(record_set: RecordSet, found: Sequence[Members], count: int) -
     }
     column = max(tile.width for tile in tiles.values()) + _GAP
     height = _TILE + _TEXT + 2 * _GAP
-    half = count * column + _GAP
-    sheet = Image.new("RGB", (2 * half + _GAP, len(found) * height), _PAPER)
+    half = max(len(cluster.nearest) for cluster in found) * column + _GAP
+    right = max(max(len(cluster.farthest) for cluster in found) * column, _REMARK)
+    sheet = Image.new("RGB", (half + right + 2 * _GAP, len(found) * height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_TEXT - 2)
     for row, cluster in enumerate(found):
@@ -96,7 +98,8 @@ def contact_sheet(record_set: RecordSet, found: Sequence[Members], count: int) -
         best, worst = cluster.cosine
         text = f"cluster {cluster.cluster}: {cluster.size} records, nearest (cosine {best:.2f})"
         pen.text((_GAP, top), text, fill=_INK, font=font)
-        pen.text((half + _GAP, top), f"farthest ({worst:.2f})", fill=_INK, font=font)
+        text = f"farthest ({worst:.2f})" if cluster.farthest else f"down to {worst:.2f}: no more"
+        pen.text((half + _GAP, top), text, fill=_INK, font=font)
         for side, numbers in ((0, cluster.nearest), (half, cluster.farthest)):
             for place, number in enumerate(numbers):
                 sheet.paste(tiles[number], (side + _GAP + place * column, top + _TEXT))
@@ -113,7 +116,8 @@ def gathering(
     centres, whose logits depend on direction alone, are scaled to the samples' spread.
 
     Raises:
-      ValueError: the run has no checkpoint, no such head, or one of fewer classes.
+      ValueError: the run has no checkpoint, no such head, or one of fewer classes; or the sample is
+        of one class.
     """
     from matplotlib.figure import Figure
 
@@ -129,6 +133,11 @@ def gathering(
     (known,) = np.nonzero(labels_N >= 0)
     taken = known[np.unique(np.linspace(0, len(known) - 1, sample).astype(int))]
     classes, colour = np.unique(labels_N[taken], return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"--sample {sample}: {len(taken)} records of one class make no plane: raise it, or "
+            "show labels of several classes"
+        )
 
     views = []
     for folder in folders:
@@ -201,7 +210,7 @@ def main(argv: list[str]) -> int:
                 )
             features = _features(record_set, labels.meta, args.encoder)
             found = members(features, centres, labels_N, args.clusters, args.count)
-            contact_sheet(record_set, found, args.count).save(args.out)
+            contact_sheet(record_set, found).save(args.out)
     except ValueError as error:
         print(f"codecvit clusters: {error}", file=sys.stderr)
         return 1

@@ -14,15 +14,18 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
 from ..files import download, join, list_files, read_bytes, write_atomic
 from .record import RecordError
 from .shards import check_shard, open_shard
+
+if TYPE_CHECKING:
+    from .records import RecordSet
 
 _DEFAULT_GB = 100.0
 _POLL = 0.05  # seconds between looks for room
@@ -64,6 +67,41 @@ def cache_need(shards: Sequence[Mapping[str, Any]], window: int) -> int:
     records = max(sum(shard["records"] for shard in shards), 1)
     edges = 2 * max((shard["bytes"] for shard in shards), default=0)
     return min(total, 2 * window * total // records + edges)
+
+
+def orders_of(
+    record_sets: Iterable[RecordSet], window: int, shuffle: bool
+) -> list[tuple[RecordSet, int]]:
+    """The record sets of a loader, each with the records in a row among which its order is drawn.
+
+    Raises:
+      ValueError: the window is negative.
+    """
+    if window < 0:
+        raise ValueError(f"shuffle_window = {window} must be at least 0")
+    return [(found, (window or len(found)) if shuffle else 1) for found in record_sets]
+
+
+def check_orders(orders: Iterable[tuple[RecordSet, int]]) -> None:
+    """Refuses orders, all read at once, that would fetch a shard for nearly every record.
+
+    Raises:
+      ValueError: the cache cannot hold the remote shards between which they go back and forth.
+    """
+    needs: dict[Path, int] = {}
+    for found, window in orders:
+        if own := found.cache_need(window):
+            # Who reads a set a second time finds its shards there.
+            together = needs.get(found.path, 0) + own
+            needs[found.path] = min(together, found.cache_need(len(found)))
+    need = sum(needs.values())
+    limit = cache_limit() if need else 0
+    if need > limit:
+        raise ValueError(
+            f"the order of the records goes back and forth in {need / 1e9:.3g} GB of remote "
+            f"shards, the cache holds CODECVIT_CACHE_GB = {limit / 1e9:.3g}: raise it, or give a "
+            "smaller shuffle_window"
+        )
 
 
 def copy_small_files(url: str) -> tuple[Path, dict[str, int]]:

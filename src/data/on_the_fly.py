@@ -82,6 +82,7 @@ class OnTheFly(RecordSet):
         """
         item, packed = self._items[index], self.manifest
         selection, seed = packed.get("selection"), packed.get("seed")
+        phase = packed.get("phase")
         try:
             with local_file(item) as path:
                 clip = sample_clip(
@@ -94,9 +95,11 @@ class OnTheFly(RecordSet):
                     geometry=packed["geometry"],
                     sampling=packed["sampling"],
                     config=SelectionConfig(**selection) if selection else SelectionConfig(),
+                    phase=phase,
+                    cut_at=packed.get("cut_at", 0.5),
                 )
                 drawn = None if seed is None else draw_seed(seed, item.key, 0)
-                (sequence,) = select(clip, packed["mode"], self._budget, drawn)
+                (sequence,) = select(clip, packed["mode"], self._budget, drawn, phase)
         except (MediaError, OSError) as error:
             raise RecordError(f"record {index} of {self.path}: {error}") from error
         return Record(

@@ -22,7 +22,7 @@ from absl import flags
 from grain.experimental import ElasticIterator
 
 from .augment import AugmentConfig
-from .cache import cache_limit
+from .cache import check_orders, orders_of
 from .examples import NO_AUGMENT, Batch, Pool, make_examples, make_pool
 from .mixing import Mixture, stream
 from .records import RecordError, RecordSet
@@ -47,7 +47,10 @@ class Loader:
     Attributes:
       unreadable: `index` of the records that came out as rows of weight 0 so far, in this process.
       unreadable_kinds: how many of them for which kind of reason.
+      orders: the record sets that it reads, each with its window.
     """
+
+    orders: Sequence[tuple[RecordSet, int]] = ()
 
     def __init__(self, pool: Pool, mixture: Mixture, iterator: grain.DatasetIterator) -> None:
         self._pool = pool
@@ -172,9 +175,10 @@ def make_loader(
             f"only = {len(only)} records of {len(record_sets)} sets: name at least one record, of "
             "a single set"
         )
-    check_window(record_sets, shuffle_window if shuffle else 1)
+    orders = orders_of(record_sets, shuffle_window, shuffle)
+    check_orders(orders)
     pool = make_pool(record_sets, budget, labels, labels_drawn, image_size, augment)
-    return open_loader(
+    opened = open_loader(
         pool,
         weights=weights,
         batch_size=batch_size,
@@ -187,6 +191,8 @@ def make_loader(
         start_index=start_index,
         only=only,
     )
+    opened.orders = orders
+    return opened
 
 
 def open_loader(
@@ -298,17 +304,3 @@ def iterate_once(
         rows = [examples.at(index, columns) for index in chosen[start : start + batch_size]]
         rows += [examples.empty(-1)] * (batch_size - len(rows))
         yield {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def check_window(record_sets: Sequence[RecordSet], window: int) -> None:
-    """Raises ValueError for an order that would fetch a shard for nearly every record."""
-    if window < 0:
-        raise ValueError(f"shuffle_window = {window} must be at least 0")
-    need = sum(found.cache_need(window or len(found)) for found in record_sets)
-    limit = cache_limit() if need else 0
-    if need > limit:
-        raise ValueError(
-            f"the order of the records goes back and forth in {need / 1e9:.3g} GB of remote "
-            f"shards, the cache holds CODECVIT_CACHE_GB = {limit / 1e9:.3g}: raise it, or give a "
-            "smaller shuffle_window"
-        )

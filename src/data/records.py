@@ -132,7 +132,8 @@ class RecordSet:
     def index(self) -> list[dict[str, Any]]:
         """Per record its `key`, `length` (patches) and given `labels`; read once, on first use."""
         path = self.path / "index.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        # Lines of bytes: in text, class names with a separator of Unicode's would count as two.
+        lines = path.read_bytes().splitlines() if path.is_file() else []
         if len(lines) != len(self):
             raise RecordError(
                 f"{path} lists {len(lines)} records, the shards hold {len(self)}: pack again"

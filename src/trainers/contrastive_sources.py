@@ -11,7 +11,7 @@ from ..data.tokenizers import Tokenizer
 from .contrastive_config import ContrastiveConfig, source_budget
 from .flops import head_flops_per_sample, train_flops_per_token
 from .mesh import batch_part
-from .sources import Phase, Sources
+from .sources import Phase, Sources, source_seeds
 
 
 def open_sources(config: ContrastiveConfig, tokenizer: Tokenizer) -> Sources:
@@ -22,7 +22,7 @@ def open_sources(config: ContrastiveConfig, tokenizer: Tokenizer) -> Sources:
     """
     mesh = jax.sharding.get_mesh()
     devices, (part, parts) = mesh.size, batch_part(mesh)
-    opened = {}
+    opened, seeds = {}, source_seeds(config.seed, config.sources)
     for name, source in config.sources.items():
         if source.batch_size % devices:
             raise ValueError(
@@ -43,7 +43,7 @@ def open_sources(config: ContrastiveConfig, tokenizer: Tokenizer) -> Sources:
             image_size=source.image_size,
             augment=source.augment,
             mask_ratio=source.mask_ratio,
-            seed=config.seed,
+            seed=seeds[name],
             process_index=part,
             process_count=parts,
             worker_count=source.loader_workers,

@@ -48,7 +48,7 @@ def check_health(
       config: the limits.
       step: number of steps done.
       nan_steps_in_row: steps without a finite loss and gradient up to this one.
-      bad_records: unreadable records so far.
+      bad_records: rows of unreadable records so far.
       details: the sources' losses of this step and what was not finite, for the message.
 
     Raises:
@@ -62,7 +62,7 @@ def check_health(
         )
     if bad_records > config.max_bad_records:
         raise TrainingStopped(
-            f"step {step}: {bad_records} unreadable records so far "
-            f"(config.max_bad_records = {config.max_bad_records}); WORKDIR/logs names them: pack "
-            "the set again, or raise the limit"
+            f"step {step}: {bad_records} rows of unreadable records so far, each record counted "
+            f"again in each epoch (config.max_bad_records = {config.max_bad_records}); WORKDIR/logs "
+            "names them: pack the set again, or raise the limit"
         )

@@ -58,7 +58,8 @@ class SourceConfig:
       head: name of the head, a key of `heads`.
       loss_weight: weight of this source's loss in the sum.
       loader_workers: worker processes that decode records; 0 decodes in the training process.
-      phases: later buckets by name; each replaces the one before it at its `from_step`.
+      phases: later buckets by name; each replaces the one before it at its `from_step`. They are
+        kept in the order of their steps.
     """
 
     records: str
@@ -75,6 +76,11 @@ class SourceConfig:
     loss_weight: float = 1.0
     loader_workers: int = 0
     phases: Mapping[str, PhaseConfig] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # A ConfigDict hands its fields out by name.
+        in_order = sorted(self.phases.items(), key=lambda item: item[1].from_step)
+        object.__setattr__(self, "phases", dict(in_order))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from ..data.records import RecordSet, load_labels
 from .flops import head_flops_per_sample, train_flops_per_token
 from .mesh import batch_part
 from .pretrain_config import PretrainConfig, SourceConfig, buckets, current_phase
-from .sources import Phase, Sources
+from .sources import Phase, Sources, source_seeds
 
 
 def open_sources(config: PretrainConfig) -> Sources:
@@ -21,11 +21,12 @@ def open_sources(config: PretrainConfig) -> Sources:
     Raises:
       ValueError: a record set, its labels, a budget or a batch size doesn't fit.
     """
-    opened = {}
+    opened, seeds = {}, source_seeds(config.seed, config.sources)
     for name, source in config.sources.items():
         opened[name] = {}
         for phase, bucket in buckets(source).items():
-            loader = _open(config, f"{name}.phases.{phase}" if phase else name, bucket)
+            where = f"{name}.phases.{phase}" if phase else name
+            loader = _open(config, where, bucket, seeds[name])
             from_step = source.phases[phase].from_step if phase else 0
             opened[name][phase] = Phase(from_step, loader)
             if phase:
@@ -54,7 +55,7 @@ def step_work(config: PretrainConfig, step: int) -> dict[str, Any]:
     return {"samples": samples, "tokens": total, "flops": flops, "source_tokens": tokens}
 
 
-def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
+def _open(config: PretrainConfig, name: str, source: SourceConfig, seed: int) -> Loader:
     mesh = jax.sharding.get_mesh()
     devices, (part, parts) = mesh.size, batch_part(mesh)
     if source.batch_size % (devices * config.grad_accum_steps):
@@ -80,7 +81,7 @@ def _open(config: PretrainConfig, name: str, source: SourceConfig) -> Loader:
         labels_drawn=source.labels_drawn,
         image_size=source.image_size,
         augment=source.augment,
-        seed=config.seed,
+        seed=seed,
         shuffle_window=source.shuffle_window,
         process_index=part,
         process_count=parts,

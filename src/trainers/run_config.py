@@ -210,8 +210,8 @@ class RunConfig:
       log_steps: metrics are fetched from the devices and written each so many steps.
       max_nan_steps: the run stops after so many non-finite steps in a row, at the next log line;
         each leaves the state as it was.
-      max_bad_records: the run stops once more records than this were unreadable, at the next log
-        line; a record counts each time that it comes up.
+      max_bad_records: the run stops once more rows than this were unreadable, at the next log line;
+        a damaged record counts again in each epoch.
       spike_deviations: a loss more than so many standard deviations above its running mean counts
         as a spike.
       peak_tflops: peak of one device in TFLOP/s for the MFU; 0 looks the device kind up.
@@ -239,6 +239,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self.total_steps >= 0, "config.total_steps", self.total_steps)
         require(self.log_steps >= 1, "config.log_steps", self.log_steps)
+        require(self.seed >= 0, "config.seed", self.seed)
         require(self.max_nan_steps >= 1, "config.max_nan_steps", self.max_nan_steps)
         require(self.max_bad_records >= 0, "config.max_bad_records", self.max_bad_records)
         require(self.spike_deviations > 0, "config.spike_deviations", self.spike_deviations)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..data.cache import check_orders
 from ..data.pipeline import Loader
 
 Rows = dict[str, np.ndarray]
@@ -30,17 +32,23 @@ class Sources:
 
     Args:
       sources: by name the phases of each source, in order; the first is named "".
+
+    Raises:
+      ValueError: the cache cannot hold the remote shards of all sources at some step.
     """
 
     def __init__(self, sources: Mapping[str, Mapping[str, Phase]]) -> None:
         self._sources = sources
         self._phase = dict.fromkeys(sources, "")
+        for step in {phase.from_step for phases in sources.values() for phase in phases.values()}:
+            read = [phases[_phase_at(phases, step)].loader.orders for phases in sources.values()]
+            check_orders(itertools.chain.from_iterable(read))
 
     def next(self, step: int) -> dict[str, Rows]:
         """The batches of step `step`, 1 for the first; steps come in order."""
         rows = {}
         for name, phases in self._sources.items():
-            phase = [key for key, phase in phases.items() if phase.from_step <= step][-1]
+            phase = _phase_at(phases, step)
             if phase != self._phase[name]:
                 self._loader(name).close()
                 self._phase[name] = phase
@@ -96,6 +104,24 @@ class Sources:
 
     def _loader(self, name: str) -> Loader:
         return self._sources[name][self._phase[name]].loader
+
+
+def _phase_at(phases: Mapping[str, Phase], step: int) -> str:
+    return [key for key, phase in phases.items() if phase.from_step <= step][-1]
+
+
+def source_seeds(seed: int, names: Iterable[str]) -> dict[str, int]:
+    """A seed for the order and the draws of each source; that of the first is the run's own.
+
+    With one seed for all of them, record sets of equal size, say two modes of the same videos,
+    would come in the same order and with the same draws.
+    """
+    first, *others = sorted(names)
+    drawn = {
+        name: int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+        for place, name in enumerate(others, start=1)
+    }
+    return {first: seed, **drawn}
 
 
 def on_device(rows: Rows) -> Rows:

@@ -50,6 +50,24 @@ def test_a_row_of_zeros_stays_zero():
     np.testing.assert_allclose(unit_rows(np.array([[0, 0], [3, 4]])), [[0, 0], [0.6, 0.8]])
 
 
+@pytest.mark.parametrize("length", [1e-40, 1e-30, 1e-18, 1e-10, 1e10, 1e18, 1e25, 1e37])
+def test_rows_of_any_length_become_unit_rows(length):
+    """Their squares would vanish in float32, or become infinite."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(40, 24)).astype(np.float32)
+    scaled = rows.copy()
+    scaled[::2] = (rows[::2].astype(np.float64) * length).astype(np.float32)
+    before = scaled.copy()
+    tolerance = 1e-3 if length < 1e-37 else 1e-6  # numbers as small as that have few digits
+    np.testing.assert_allclose(unit_rows(scaled), unit_rows(rows), atol=tolerance)
+    np.testing.assert_array_equal(scaled, before)
+    if length >= 1e-37:
+        centres = rng.normal(size=(9, 24))
+        np.testing.assert_array_equal(
+            nearest_centres(scaled, centres, 3), nearest_centres(rows, centres, 3)
+        )
+
+
 @pytest.mark.parametrize("n", [0, 5])
 def test_n_beyond_the_centres_is_refused(n):
     with pytest.raises(ValueError, match=f"n={n}.*which is 4"):

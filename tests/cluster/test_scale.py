@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from codecvit.cluster.blocks import RowBlocks
 from codecvit.cluster.kmeans import kmeans
 from codecvit.cluster.nearest import nearest_centres
 
@@ -81,6 +82,22 @@ def test_mini_batches_come_close_to_lloyd():
     np.testing.assert_array_equal(small.centres_KD, again.centres_KD)
 
 
+def test_each_pass_draws_all_rows_in_batches_of_its_own(monkeypatch):
+    drawn, shuffled = [], RowBlocks.shuffled
+
+    def noted(self, generator):
+        for block in shuffled(self, generator):
+            drawn.append(block.index.tolist())
+            yield block
+
+    monkeypatch.setattr(RowBlocks, "shuffled", noted)
+    kmeans(blobs(rows=300)[0], 4, seed=0, iterations=3, batch_rows=100, init="random")
+    passes = [drawn[at : at + 3] for at in (0, 3, 6)]
+    assert len(drawn) == 9
+    assert all(sorted(sum(batches, [])) == list(range(300)) for batches in passes)
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+
+
 def test_a_mini_batch_is_the_same_on_every_mesh():
     """100 rows do not divide by 8 devices; a larger batch would end elsewhere."""
     x, _ = blobs(rows=3000, groups=60, spread=0.7)
@@ -151,6 +168,23 @@ def test_a_killed_clustering_goes_on_to_the_same_centres(tmp_path, batch):
     again = kmeans(x, 40, progress=file, **options)
     np.testing.assert_array_equal(again.centres_KD, whole.centres_KD)
     assert again.inertia == whole.inertia
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 4}, "seed"),
+        ({"init": "random"}, "init"),
+        ({"init": np.eye(4, 16, dtype=np.float32)}, "init"),
+        ({"batch_rows": 100}, "batch_rows"),
+    ],
+)
+def test_the_progress_of_a_clustering_with_other_options_is_refused(tmp_path, change, named):
+    x, _ = blobs(rows=300)
+    options = {"seed": 3, "iterations": 2, "progress": tmp_path / "progress.safetensors"}
+    kmeans(x, 4, **options)
+    with pytest.raises(ValueError, match=f"left by a clustering with another {named}: delete"):
+        kmeans(x, 4, **(options | change))
 
 
 def test_a_damaged_progress_file_is_named(tmp_path):

@@ -102,6 +102,17 @@ def test_the_sheet_shows_each_cluster_in_its_colour(record_set, tmp_path, capsys
     assert sorted(colours) == [0, 1, 2]
 
 
+def test_a_sheet_is_as_wide_as_its_largest_side(record_set, tmp_path):
+    """8 records a cluster: all of them on the left, and no room for the other 42."""
+    sheets = []
+    for count in ("8", "50"):
+        out = tmp_path / f"{count}.png"
+        arguments = [str(record_set.path), "--labels", "kinds", "--out", str(out)]
+        assert codecvit(["clusters", "show", *arguments, "--count", count]) == 0
+        sheets.append(np.asarray(Image.open(out)))
+    np.testing.assert_array_equal(*sheets)
+
+
 def test_labels_and_centres_of_different_clusterings_do_not_mix(record_set, tmp_path, capsys):
     for name, seed in (("one", "0"), ("two", "1")):
         arguments = ["--name", name, "--k", "5", "--n", "1", "--seed", seed]
@@ -155,6 +166,7 @@ def test_samples_spread_towards_their_centres(record_set, run, tmp_path):
         (["--labels", "kinds", "--count", "0"], "--count 0 must be at least 1"),
         (["--labels", "kinds", "--workdir", "nowhere"], "nowhere holds no checkpoints/STEP"),
         (["--labels", "kinds", "--workdir", "RUN", "--head", "x"], "no head 'x'; it has main"),
+        (["--labels", "kinds", "--workdir", "RUN", "--sample", "1"], "1 records of one class"),
     ],
 )
 def test_wrong_arguments_are_named(record_set, run, tmp_path, arguments, message, capsys):

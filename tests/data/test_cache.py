@@ -235,6 +235,14 @@ def test_an_order_that_the_cache_cannot_serve_is_refused(remote, local, monkeypa
     assert len(remote) <= 2 * 8 + 1, "each shard once an epoch, and what was read ahead"
 
 
+def test_two_windows_and_the_shards_at_their_edges_have_to_fit():
+    """The next window is begun before the last one is done; at most the whole set."""
+    shards = [{"bytes": 100, "records": 10}] * 20
+    assert cache.cache_need(shards, 30) == 2 * 300 + 2 * 100
+    assert cache.cache_need(shards, 1) == 2 * 10 + 2 * 100
+    assert cache.cache_need(shards, 95) == cache.cache_need(shards, 200) == 2000
+
+
 def test_windows_hold_their_records_in_a_drawn_order():
     numbers = stream([range(30)], Mixture([1]), 3, shuffle=True, window=8)
     drawn = [numbers[place] for place in range(240)]

@@ -1,15 +1,22 @@
 """Packing in the workers gives what packing beforehand gave."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from codecvit.__main__ import main as codecvit
 from codecvit.data import demo
 from codecvit.data.on_the_fly import OnTheFly
+from codecvit.data.pack import pack
+from codecvit.data.packing import PackOptions
 from codecvit.data.pipeline import make_loader
+from codecvit.data.record import Storage
 from codecvit.data.records import RecordSet, load_labels
+from codecvit.data.sources import list_items
+from codecvit.jobs import JobOptions
 
 VIEW = ["--size", "56", "--budget", "64", "--num-frames", "6", "--storage", "raw"]
 
@@ -47,6 +54,24 @@ def test_what_was_drawn_by_a_seed_is_drawn_again(packed, tmp_path, options):
     for a, b in zip(anew, records, strict=True):
         np.testing.assert_array_equal(a.sequence.positions, b.sequence.positions)
     assert codecvit([*command, *VIEW, *options, "--seed", "6"]) == 2, "a set of another seed"
+
+
+@pytest.mark.parametrize("view", [{"phase": 0.2}, {"cut_at": 0.0}])
+def test_another_view_of_the_clip_is_seen_again(tmp_path, view):
+    """Other samples, and another part of a wide picture, than by default."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (56, 112, 3), np.uint8)) for _ in range(12)]
+    (tmp_path / "clips").mkdir()
+    file = tmp_path / "clips" / "a.gif"
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=40)
+    base = PackOptions(modes=("frames",), num_frames=4, size=56, budget=32, storage=Storage("raw"))
+    for name, options in (("plain", base), ("other", dataclasses.replace(base, **view))):
+        pack(list_items([tmp_path / "clips"]), tmp_path / name, options, jobs=JobOptions(workers=0))
+    (plain,), (other,) = (RecordSet(tmp_path / name / "frames") for name in ("plain", "other"))
+    (anew,) = OnTheFly(tmp_path / "other" / "frames", tmp_path / "clips", budget=32)
+    assert (plain.sequence.patches != other.sequence.patches).any()
+    np.testing.assert_array_equal(anew.sequence.patches, other.sequence.patches)
+    np.testing.assert_array_equal(anew.sequence.positions, other.sequence.positions)
 
 
 def test_another_size_and_budget_reach_the_batch_with_the_same_labels(packed):

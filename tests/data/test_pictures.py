@@ -10,7 +10,7 @@ from PIL import Image
 
 from codecvit.__main__ import main
 from codecvit.codec.errors import MediaError
-from codecvit.codec.image import open_image
+from codecvit.codec.image import centre_crop, open_image
 from codecvit.codec.pack import pack_image
 from codecvit.data.augment import AugmentConfig, flip_sequence
 from codecvit.data.pictures import crop_picture, stored_picture
@@ -102,7 +102,7 @@ def test_crops_have_the_stated_area_and_aspect():
     """Read back from the gradients at the crop's edges."""
     image = Image.fromarray(gradient(400, 400))
     rng = np.random.default_rng(0)
-    areas, aspects, lefts = [], [], []
+    areas, aspects, lefts, tops = [], [], [], []
     for _ in range(300):
         red, green = crop_picture(image, 64, CROP, rng)[..., :2].transpose(2, 0, 1).astype(float)
         width = (red[:, -1].mean() - red[:, 0].mean()) / 255 * 64 / 63
@@ -110,9 +110,36 @@ def test_crops_have_the_stated_area_and_aspect():
         areas.append(width * height)
         aspects.append(width / height)
         lefts.append(red[:, 0].mean() / 255)
+        tops.append(green[0].mean() / 255)
     assert 0.66 < min(areas) < 0.74 and 0.93 < max(areas) < 1.04
     assert 0.78 < min(aspects) < 0.86 and 1.17 < max(aspects) < 1.28
     assert min(lefts) < 0.02 and max(lefts) > 0.15
+    assert min(tops) < 0.02 and max(tops) > 0.15
+    assert abs(np.corrcoef(lefts, tops)[0, 1]) < 0.9  # not along the diagonal alone
+
+
+def test_wide_and_tall_crops_are_equally_likely():
+    """The logarithm of the aspect is uniform: as many crops of 1 : 4 to 1 : 1 as of 1 : 1 to 4 : 1.
+
+    Uniform aspects would be wide four times in five.
+    """
+    config = AugmentConfig(crop_area=(0.05, 0.05), crop_aspect=(0.25, 4.0))
+    image, rng = Image.fromarray(gradient(200, 200)), np.random.default_rng(1)
+    wide = 0
+    for _ in range(200):
+        red, green = crop_picture(image, 8, config, rng)[..., :2].transpose(2, 0, 1).astype(float)
+        wide += np.ptp(red.mean(0)) > np.ptp(green.mean(1))
+    assert wide / 200 == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(("width", "height"), [(150, 100), (100, 150), (133, 100)])
+def test_photographs_are_cropped_at_random_not_shown_at_their_centre(width, height):
+    """Few draws fit a picture of 3 : 2, so many have to be tried."""
+    image = Image.fromarray(gradient(width, height))
+    rng = np.random.default_rng(0)
+    centre = centre_crop(image, 16)
+    views = [crop_picture(image, 16, CROP, rng) for _ in range(100)]
+    assert sum(np.array_equal(view, centre) for view in views) <= 1
 
 
 def test_a_picture_that_no_crop_fits_gives_its_centre():

@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from codecvit.data.record import RecordError
-from codecvit.data.records import RecordSet
+from codecvit.data.record import RecordError, Storage, encode_record
+from codecvit.data.records import RecordSet, RecordWriter
 from codecvit.jobs import shard_plan
 
 
@@ -38,6 +38,17 @@ def test_what_was_written_is_read_in_order(tmp_path, make_record, write_set):
     for index in (-1, 12):
         with pytest.raises(IndexError):
             record_set.read(index)
+
+
+def test_a_class_name_may_hold_what_unicode_calls_the_end_of_a_line(tmp_path, make_record):
+    names = ["a\u2028b", "c\x85d", "e\u2029f"]
+    with RecordWriter(tmp_path, [range(3)]) as writer:
+        for number, name in enumerate(names):
+            record = make_record(number, labels={"kind": name})
+            entry = {"key": record.key, "length": len(record.sequence), "labels": record.labels}
+            writer.write(number, encode_record(record, Storage("raw")), entry)
+        writer.finish({"mode": "codec", "patch": 4, "size": 32, "budget": 16}, [])
+    assert [entry["labels"]["kind"] for entry in RecordSet(tmp_path).index] == names
 
 
 def test_equal_input_gives_equal_files(tmp_path, write_set):

@@ -33,6 +33,7 @@ from codecvit.trainers.pretrain_config import PretrainConfig
         ("optim.b2", 1.0, r"config\.optim\.b2 = 1\.0 is out of range"),
         ("optim.eps", 0.0, r"config\.optim\.eps = 0\.0 is out of range"),
         ("total_steps", -1, r"config\.total_steps = -1 is out of range"),
+        ("seed", -1, r"config\.seed = -1 is out of range"),
     ],
 )
 def test_a_wrong_value_is_named(config_values, path, value, message):

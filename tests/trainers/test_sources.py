@@ -2,16 +2,21 @@
 
 import shutil
 
+import fsspec
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from codecvit.data.records import RecordSet
+from codecvit.files import upload
 from codecvit.metrics import read_metrics
 from codecvit.trainers.checkpoint_reading import restore_params
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.pretrain import pretrain, train_on_mesh
-from codecvit.trainers.pretrain_config import PretrainConfig, current_phase
+from codecvit.trainers.pretrain_config import PretrainConfig, buckets, current_phase
 from codecvit.trainers.pretrain_sources import open_sources, step_work
+from codecvit.trainers.sources import source_seeds
 
 
 @pytest.fixture
@@ -53,9 +58,9 @@ def test_each_phase_reads_its_own_bucket_from_its_own_place(phased, mesh):
 def test_a_state_goes_on_in_the_middle_of_a_phase(phased, mesh):
     whole, one, two = open_sources(phased), open_sources(phased), open_sources(phased)
     rows = read(whole, range(1, 7))
-    read(one, range(1, 5))
+    read(one, range(1, 4))
     two.set_state(one.get_state())
-    for step, batch in read(two, (5, 6)).items():
+    for step, batch in read(two, (4, 5, 6)).items():
         np.testing.assert_array_equal(batch["index"], rows[step]["index"])
     for sources in (whole, one, two):
         sources.close()
@@ -66,6 +71,56 @@ def test_a_shuffle_window_reaches_the_loader(config_values, mesh):
     sources = open_sources(PretrainConfig.from_dict(config_values))
     assert sorted(sources.next(1)["video"]["index"].tolist()) == list(range(8))
     sources.close()
+
+
+def test_sources_of_one_set_do_not_show_the_same_records(config_values, mesh):
+    """Nor do sets of equal size; the first source by name has the order of a source alone."""
+    source = config_values["sources"]["video"]
+    alone = open_sources(PretrainConfig.from_dict(config_values))
+    config_values["sources"] = {"z": source, "a": source, "m": source}
+    sources = open_sources(PretrainConfig.from_dict(config_values))
+    rows, before = sources.next(1), alone.next(1)["video"]
+    orders = {name: tuple(batch["index"].tolist()) for name, batch in rows.items()}
+    assert len(set(orders.values())) == 3
+    for key, value in before.items():
+        np.testing.assert_array_equal(rows["a"][key], value)
+    sources.close()
+    alone.close()
+
+
+def test_seeds_of_sources_depend_on_the_run_s_seed_and_meet_no_mixture_s():
+    one, other = source_seeds(3, ["b", "a", "c"]), source_seeds(4, ["c", "b", "a"])
+    assert one["a"] == 3 and not set(one.values()) & set(other.values())
+    assert source_seeds(3, ["c", "a", "b"]) == one
+    of_sets = np.random.SeedSequence(3).generate_state(8).tolist()  # as mixing.py draws them
+    assert len({*one.values(), *of_sets}) == 11
+
+
+def test_the_cache_has_to_hold_what_all_sources_read_at_once(
+    config_values, records, mesh, tmp_path, monkeypatch
+):
+    """Each alone fits; a set that two of them read is needed once, and a later phase's then."""
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/phased"):
+        memory.rm("/phased", recursive=True)
+    for name in ("one", "two"):
+        upload(records, f"memory://phased/{name}")
+    bytes_of_one = sum(shard["bytes"] for shard in RecordSet(records).manifest["shards"])
+    monkeypatch.setenv("CODECVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CODECVIT_CACHE_GB", repr(1.5 * bytes_of_one / 1e9))
+    source = config_values["sources"]["video"]
+    one, two = (source | {"records": f"memory://phased/{name}"} for name in ("one", "two"))
+
+    def opened(**sources):
+        open_sources(PretrainConfig.from_dict(config_values | {"sources": sources})).close()
+
+    opened(a=one, b=one)
+    opened(a=one | {"phases": {"later": {"from_step": 3, "records": two["records"]}}}, b=source)
+    with pytest.raises(ValueError, match="CODECVIT_CACHE_GB = .* smaller shuffle_window"):
+        opened(a=one, b=two)
+    later = {"phases": {"later": {"from_step": 3, "records": two["records"]}}}
+    with pytest.raises(ValueError, match="CODECVIT_CACHE_GB = .* smaller shuffle_window"):
+        opened(a=one | later, b=one)
 
 
 def test_a_state_of_other_sources_is_refused(phased, mesh):
@@ -92,6 +147,21 @@ def test_work_follows_the_phase(phased):
     assert step_work(phased, 1)["source_tokens"] == {"video": 8 * 16}
     assert step_work(phased, 6)["source_tokens"] == {"video": 4 * 32}
     assert step_work(phased, 6)["samples"] == 4
+
+
+def test_phases_follow_their_steps_whatever_their_names(config_values):
+    """A config file's ConfigDict hands them out in the order of their names."""
+    config_values["sources"]["video"]["phases"] = {
+        "low": {"from_step": 2, "budget": 32},
+        "mid": {"from_step": 4, "batch_size": 4},
+        "high": {"from_step": 6, "budget": 64},
+    }
+    found = PretrainConfig.from_dict(ConfigDict(config_values).to_dict())
+    source = found.sources["video"]
+    assert [current_phase(source, step) for step in (1, 3, 5, 7)] == ["", "low", "mid", "high"]
+    sizes = [(bucket.batch_size, bucket.budget) for bucket in buckets(source).values()]
+    assert sizes == [(8, 16), (8, 32), (4, 32), (4, 64)]
+    assert PretrainConfig.from_dict(found.to_dict()) == found
 
 
 @pytest.mark.parametrize(

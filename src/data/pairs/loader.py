@@ -13,9 +13,10 @@ import numpy as np
 from ...codec.image import centre_crop, image_sequence
 from ...sequence import PatchSequence
 from ..augment import AugmentConfig, flip_sequence, kept_patches
+from ..cache import check_orders, orders_of
 from ..examples import NO_AUGMENT, Batch, Pool
 from ..pictures import see_picture
-from ..pipeline import Loader, check_window, open_loader
+from ..pipeline import Loader, open_loader
 from ..tokenizers import Tokenizer
 from .records import RecordPairs
 from .source import Pair, PairError, PairSource
@@ -205,7 +206,8 @@ def make_pair_loader(
     if not 0 <= mask_ratio < 1:
         raise ValueError(f"mask_ratio = {mask_ratio} must lie in 0..1, 1 excluded")
     sets = [source.record_set for source in sources if isinstance(source, RecordPairs)]
-    check_window(sets, shuffle_window if shuffle else 1)
+    orders = orders_of(sets, shuffle_window, shuffle)
+    check_orders(orders)
     patch = patch or next((found.manifest["patch"] for found in sets), 0)
     parts = []
     for source in sources:
@@ -213,7 +215,7 @@ def make_pair_loader(
         parts.append(
             PairExamples(source, tokenizer, text, budget, patch, size, augment, mask_ratio)
         )
-    return open_loader(
+    opened = open_loader(
         Pool(parts),
         loader=PairLoader,
         weights=weights,
@@ -226,6 +228,8 @@ def make_pair_loader(
         worker_count=worker_count,
         start_index=start_index,
     )
+    opened.orders = orders
+    return opened
 
 
 def iterate_pairs(
