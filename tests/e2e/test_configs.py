@@ -12,11 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 
 import codecvit
 from codecvit.__main__ import main as codecvit_main
 from codecvit.convert.export_verb import main as export
-from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
+from codecvit.data.records import Record, Storage, encode_record, save_labels
 from codecvit.metrics import read_metrics
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoint_reading import find_checkpoint
