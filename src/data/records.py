@@ -25,7 +25,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from ..files import PathOrUrl, is_url, join, write_atomic
+from ..files import PathOrUrl, is_url, join, make_folder, write_atomic
 from .cache import CachedShard, cache_need, copy_small_files, open_cached
 from .labels import Labels, given_labels, label_files, label_names, load_labels, save_labels
 from .record import Record, RecordError, Storage, decode_record, encode_record
@@ -225,8 +225,8 @@ def write_set(
     }
     write_atomic(join(folder, "index.jsonl"), json_lines(index))
     write_atomic(join(folder, "failures.jsonl"), json_lines(failures))
-    if labels and not is_url(folder):
-        (Path(folder) / "labels").mkdir(exist_ok=True)
+    if labels:
+        make_folder(join(folder, "labels"))
     for column, (values, classes) in labels.items():
         meta = {"num_classes": len(classes), "classes": classes, "origin": "given"}
         files = label_files(column, values, meta, len(index), hash_shards(shards))
