@@ -33,7 +33,7 @@ import numpy as np
 
 from codecvit import pack_video
 from codecvit.codec.clip import sample_clip
-from codecvit.codec.decode import open_video
+from codecvit.codec.container import open_video
 from codecvit.codec.llava.mosaic import lay_out
 from codecvit.codec.selection import choose
 from codecvit.codec.view import View

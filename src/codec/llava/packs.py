@@ -32,13 +32,13 @@ from .choice import choose_patches
 from .mosaic import Mosaics, lay_out, mosaic_cells
 from .options import MosaicOptions
 from .span import Span
+from .stage_writer import write_selection
 from .stages import (
     RowName,
     npy,
     pack_selection,
     read_selection,
     stage1_names,
-    write_selection,
 )
 
 META = "meta.json"

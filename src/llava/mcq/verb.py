@@ -15,8 +15,9 @@ from ...jobs import Shard
 from ..progress import tell
 from .look import look_of
 from .merge import Incomplete, merge
+from .mvbench import missing_tasks
 from .parse import STRATEGIES, Strategy, strategy_named
-from .questions import FORMATS, Question, missing_tasks, read_questions
+from .questions import FORMATS, Question, read_questions
 from .runner import Answerer, BrokenModel, describe_run, run_chunk
 from .score import table
 from .sources import ON_MISS, Sources, video_rows
