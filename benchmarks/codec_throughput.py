@@ -33,8 +33,8 @@ import numpy as np
 
 from codecvit import pack_video
 from codecvit.codec.clip import sample_clip
-from codecvit.codec.decode import open_video
-from codecvit.codec.llava.mosaic import encode_mosaics
+from codecvit.codec.container import open_video
+from codecvit.codec.llava.mosaic import lay_out
 from codecvit.codec.selection import choose
 from codecvit.codec.view import View
 from codecvit.jobs import run_jobs
@@ -65,7 +65,7 @@ def pack_llava(path: Path) -> int:
     """The mosaics of one file; their number."""
     clip = sample_clip(path, SAMPLES, 576, 16, geometry="square")
     budget = min(8, len(clip)) * clip.rows * clip.columns
-    return len(encode_mosaics(choose(clip, budget), lossless=False))
+    return len(list(lay_out(choose(clip, budget)).files(png=False)))
 
 
 PACKERS: dict[str, Callable[[Path], int]] = {"pretrain": pack_pretrain, "llava": pack_llava}

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .colour import yuv_to_rgb
-from .decode import decode_tolerantly, open_video
+from .container import decode_tolerantly, open_video
 from .image_folder import ImageFolder
 from .panels import Picked, tiles
 from .view import View, ViewScaler

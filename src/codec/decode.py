@@ -9,7 +9,6 @@ pixels, N motion blocks of a frame.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -23,13 +22,13 @@ from av.video.stream import VideoStream
 
 from .bitstream import CODED_SIGNALS, CodedMotion
 from .colour import YuvCode
+from .container import decode_tolerantly, open_video
 from .errors import MediaError
 from .image_folder import ImageFolder
 from .sampling import FramePlan, PacketIndex, Sampling, plan_frames, read_index
 from .view import Placement, View, ViewScaler
 
 _RATE_OF_TIMELESS_STREAMS = 25  # FFmpeg's own default
-_MAX_PIXELS = 1 << 27  # of one frame: 16,384 x 8,192
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,39 +176,6 @@ def _no_vectors(path: str | os.PathLike[str], why: str) -> MediaError:
     )
 
 
-@contextlib.contextmanager
-def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a file and its first video stream that is not a cover picture; closes it in the end.
-
-    Raises:
-      MediaError: the file cannot be opened or has no video.
-    """
-    try:
-        # Old files carry titles that are not UTF-8; nobody reads them here.
-        container = av.open(os.fspath(path), metadata_errors="replace")
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(
-            path, f"cannot be opened as a video ({error.strerror or error})"
-        ) from error
-    with container:
-        streams = [s for s in container.streams.video if not _is_cover(s)]
-        if not streams:
-            raise MediaError(path, "has no video stream")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise MediaError(path, "has a video stream that no decoder of this FFmpeg reads")
-        # Work is spread over files, not over threads within one: two threads cost up to half as
-        # much again.
-        stream.codec_context.thread_count = 1
-        # A few wrong bytes of a header must not claim gigabytes.
-        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-        yield container, stream
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
 def _decode_wanted(
     path: str | os.PathLike[str],
     container: InputContainer,
@@ -311,23 +277,6 @@ def decode_sequentially(
             return frames
         plan = found
     raise MediaError(path, "gives other frames each time it is decoded")
-
-
-def decode_tolerantly(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Every frame in display order, without what is damaged."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            return  # the container ends in damage: what came before it stands
-        if packet is None:
-            return
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            continue  # one damaged packet: the decoder finds its feet at a later one
-        yield from (frame for frame in frames if not frame.is_corrupt)
 
 
 def _seconds(times: list[float | None], rate: float) -> np.ndarray:

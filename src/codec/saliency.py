@@ -48,25 +48,13 @@ def saliency(motion: Motion, config: SelectionConfig) -> np.ndarray:
     return np.concatenate([_residual_score(first_1NB, first_limit_1), later_TN])
 
 
-def residual_score(error_TNB: np.ndarray, scale: str) -> np.ndarray:
-    """Mean over each block of min(error, a) / a, a being the 95th percentile of the pixels' error.
-
-    Args:
-      error_TNB: uint8.
-      scale: "clip", "sqrt" or "frame".
-
-    Returns:
-      float32 [T, N].
-    """
-    limit_T, _ = _residual_limits(error_TNB, error_TNB[:0], scale)
-    return _residual_score(error_TNB, limit_T)
-
-
 def _residual_limits(
     error_TNB: np.ndarray, first_1NB: np.ndarray, scale: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The a of each pair and of the first frame. The clip's percentile is that of the pairs, or of
-    the first frame where there is no pair."""
+    """The a of each pair and of the first frame: the 95th percentile of their pixels' errors.
+
+    The clip's percentile is that of the pairs, or of the first frame where there is no pair.
+    """
     pairs_T = _histograms(error_TNB)
     first_1 = _histograms(first_1NB)
     both = np.concatenate([pairs_T, first_1])
@@ -87,6 +75,7 @@ def _histograms(error_TNB: np.ndarray) -> np.ndarray:
 
 
 def _residual_score(error_TNB: np.ndarray, limit_T: np.ndarray) -> np.ndarray:
+    """Mean over each block of min(error, a) / a, float32 [T, N]."""
     pairs, blocks, pixels = error_TNB.shape
     score_TN = np.empty((pairs, blocks), np.float32)
     for t in range(pairs):

@@ -28,6 +28,8 @@ JAX_FOLDER = "jax_orbax_weight"
 """Weights for OpenCLIP; the caption decoder; the parts of an image-text model beside an encoder of
 ours, by path names of our tree; OpenVision's JAX weights."""
 
+ONNX = "model.onnx"
+ONNX_DATA = "model.onnx.data"  # the weights, where they are too large for one protocol buffer
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 ENCODER_FILES = frozenset(
     {"config.json", "preprocessor_config.json", "README.md", WEIGHTS, *ENCODER_CODE}
@@ -36,7 +38,7 @@ EXPORTED = ENCODER_FILES.union(
     CLIP_CODE,
     TOKENIZER_FILES,
     (INDEX, OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, DECODER, IMAGE_TEXT),
-    ("model.onnx", "model.onnx.data"),
+    (ONNX, ONNX_DATA),
 )
 """Names of the files of any export, besides shards of weights."""
 

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .folder import ONNX
 from .hf.configuration_onevision_encoder import OneVisionEncoderConfig
 from .hf.modeling_onevision_encoder import OneVisionEncoderModel
 
-ONNX = "model.onnx"
-ONNX_DATA = "model.onnx.data"  # the weights, where they are too large for one protocol buffer
 INPUTS = ("pixel_values", "patch_positions", "attention_mask")
 OUTPUTS = ("last_hidden_state", "pooler_output")
 
@@ -27,7 +26,7 @@ OUTPUTS = ("last_hidden_state", "pooler_output")
 def write_onnx(
     folder: Path, tensors: Mapping[str, np.ndarray], settings: Mapping[str, object]
 ) -> None:
-    """Writes ONNX, and ONNX_DATA if need be.
+    """Writes the graph, and its weights beside it where they are too large for one buffer.
 
     Args:
       folder: where to.

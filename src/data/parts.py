@@ -24,6 +24,7 @@ from ..files import (
     is_url,
     join,
     list_files,
+    make_folder,
     read_bytes,
     remove,
     upload,
@@ -72,8 +73,7 @@ class PartialSet:
         if self.manifest is not None:
             self.failed = {failure["key"] for failure in self._listed_failures()}
             return
-        if not is_url(folder):
-            (Path(folder) / "parts").mkdir(parents=True, exist_ok=True)
+        make_folder(join(folder, "parts"))
         self.failed = set()
         sizes = list_files(folder)
         for number in filter(job.takes, range(self.num_shards)):

@@ -19,25 +19,23 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from ..files import PathOrUrl, is_url, join, write_atomic
+from ..files import PathOrUrl, is_url, join, make_folder, write_atomic
 from .cache import CachedShard, cache_need, copy_small_files, open_cached
 from .labels import Labels, given_labels, label_files, label_names, load_labels, save_labels
 from .record import Record, RecordError, Storage, decode_record, encode_record
-from .shards import ShardWriter, check_shard, open_shard, shard_name
+from .shards import check_shard, open_shard
 
 __all__ = [
     "Labels",
     "Record",
     "RecordError",
     "RecordSet",
-    "RecordWriter",
     "Storage",
     "decode_record",
     "encode_record",
@@ -186,81 +184,6 @@ class RecordSet:
         return found.reader
 
 
-class RecordWriter:
-    """Writes one record set, in key order, by one process; the manifest comes last.
-
-    Which record lies in which shard depends on the plan alone, never on the number of workers or on
-    failures.
-
-    Args:
-      folder: folder of the set; made if needed. Shards of an earlier set in it are replaced.
-      plan: per shard the range of places, of the sorted keys, that it covers (`jobs.shard_plan`).
-    """
-
-    def __init__(self, folder: str | Path, plan: Sequence[range]) -> None:
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for old in [self._folder / "manifest.json", *self._folder.glob("*.array_record")]:
-            old.unlink(missing_ok=True)
-        self._plan = plan
-        self._shards: list[dict[str, Any]] = []
-        self._index: list[dict[str, Any]] = []
-        self._last_place = -1
-        self._writer: ShardWriter | None = None
-
-    def write(self, place: int, data: bytes, entry: Mapping[str, Any]) -> None:
-        """Appends one record.
-
-        Args:
-          place: place of its key among all sorted keys; must grow from call to call.
-          data: bytes of `encode_record`.
-          entry: line of the index: `key`, `length`, `labels`.
-        """
-        assert place > self._last_place, "records must come in key order"
-        while place >= self._plan[len(self._shards)].stop:
-            self._close_shard()
-        self._open_shard().write(data)
-        self._last_place = place
-        self._index.append(dict(entry))
-
-    def finish(
-        self, description: Mapping[str, Any], failures: Sequence[Mapping[str, str]]
-    ) -> RecordSet:
-        """Closes the shards and writes what `write_set` does.
-
-        Returns:
-          The finished set, opened.
-        """
-        while len(self._shards) < len(self._plan):
-            self._close_shard()
-        write_set(self._folder, description, self._shards, self._index, failures)
-        return RecordSet(self._folder)
-
-    def __enter__(self) -> RecordWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Drops the shard that an error interrupted; without a manifest no shard counts."""
-        if self._writer is not None:
-            self._writer.__exit__(kind, error, trace)
-
-    def _open_shard(self) -> ShardWriter:
-        if self._writer is None:
-            name = shard_name(len(self._shards), len(self._plan))
-            self._writer = ShardWriter(self._folder, name)
-        return self._writer
-
-    def _close_shard(self) -> None:
-        """Ends the current shard; it is empty if all of its files failed."""
-        self._shards.append(self._open_shard().close())
-        self._writer = None
-
-
 def write_set(
     folder: PathOrUrl,
     description: Mapping[str, Any],
@@ -303,8 +226,8 @@ def write_set(
     }
     write_atomic(join(folder, "index.jsonl"), json_lines(index))
     write_atomic(join(folder, "failures.jsonl"), json_lines(failures))
-    if labels and not is_url(folder):
-        (Path(folder) / "labels").mkdir(exist_ok=True)
+    if labels:
+        make_folder(join(folder, "labels"))
     for column, (values, classes) in labels.items():
         meta = {"num_classes": len(classes), "classes": classes, "origin": "given"}
         files = label_files(column, values, meta, len(index), hash_shards(shards))

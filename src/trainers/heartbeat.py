@@ -23,10 +23,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from ..files import is_url, join, write_atomic
+from ..files import is_url, join, make_folder, write_atomic
 
 FOLDER = "heartbeats"
 # How often; an object store takes longer, and counts writes.
@@ -117,8 +116,7 @@ class _Heart:
     def __init__(
         self, workdir: str, run: str, process: int, processes: int, every: float | None
     ) -> None:
-        if not is_url(workdir):
-            Path(workdir, FOLDER).mkdir(parents=True, exist_ok=True)
+        make_folder(join(workdir, FOLDER))
         self._url = beat_url(workdir, process)
         self._every = every or (REMOTE_SECONDS if is_url(workdir) else LOCAL_SECONDS)
         self._about = {

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 
 from codecvit.__main__ import main as codecvit
 from codecvit.cluster.feature_files import read_features
@@ -9,7 +10,7 @@ from codecvit.cluster.labels import load_centres
 from codecvit.cluster.nearest import nearest_centres
 from codecvit.data.labels import load_labels
 from codecvit.data.record import Record, Storage, encode_record
-from codecvit.data.records import RecordSet, RecordWriter
+from codecvit.data.records import RecordSet
 from codecvit.sequence import PatchSequence
 
 COUNT, KINDS = 12, 3

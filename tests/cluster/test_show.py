@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from record_writer import RecordWriter
 
 from codecvit.__main__ import main as codecvit
 from codecvit.cluster.features import Features, embeddings
@@ -11,7 +12,7 @@ from codecvit.cluster.labels import Centres
 from codecvit.cluster.show import gathering, members
 from codecvit.data.labels import load_labels
 from codecvit.data.record import Record, Storage, encode_record
-from codecvit.data.records import RecordSet, RecordWriter
+from codecvit.data.records import RecordSet
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.mesh import make_mesh
 from codecvit.trainers.pretrain import train_on_mesh

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 
 from codecvit.__main__ import main as codecvit
 from codecvit.cluster.features import descriptors, embeddings
@@ -10,7 +11,7 @@ from codecvit.cluster.nearest import nearest_centres
 from codecvit.codec.descriptor import SIZES
 from codecvit.data.labels import label_names, load_labels
 from codecvit.data.record import Record, Storage, encode_record
-from codecvit.data.records import RecordSet, RecordWriter
+from codecvit.data.records import RecordSet
 from codecvit.sequence import PatchSequence
 
 PATCH, COUNT, KINDS = 4, 24, ("left", "right", "still")

@@ -7,7 +7,7 @@ import pytest
 
 from codecvit.codec.config import PRESETS, SelectionConfig
 from codecvit.codec.motion import Motion
-from codecvit.codec.saliency import motion_score, residual_score, saliency
+from codecvit.codec.saliency import _residual_limits, _residual_score, motion_score, saliency
 
 
 def _errors(seed=0, pairs=4, blocks=9):
@@ -18,6 +18,12 @@ def _errors(seed=0, pairs=4, blocks=9):
 
 def _percentile(values):
     return float(np.quantile(values, 0.95, method="inverted_cdf"))
+
+
+def residual_score(errors, scale):
+    """As `saliency` scores a clip's pairs by their residual."""
+    limits, _ = _residual_limits(errors, errors[:0], scale)
+    return _residual_score(errors, limits)
 
 
 @pytest.mark.parametrize("scale", ["clip", "sqrt", "frame"])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecvit.codec.decode import open_video
+from codecvit.codec.container import open_video
 from codecvit.codec.sampling import Sampling, plan_frames, read_index
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 
 from codecvit.data.record import Record, Storage, encode_record
-from codecvit.data.records import RecordSet, RecordWriter
+from codecvit.data.records import RecordSet
 from codecvit.jobs import shard_plan
 from codecvit.sequence import PatchSequence
 

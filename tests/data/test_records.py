@@ -78,12 +78,6 @@ def test_a_set_travels_to_another_process(tmp_path, write_set):
     assert pickle.loads(pickle.dumps(record_set))[7].key == "clip-0007"  # noqa: S301
 
 
-def test_rewriting_replaces_all_shards(tmp_path, write_set):
-    write_set(tmp_path, 12, per_shard=2)
-    assert len(write_set(tmp_path, 6, per_shard=3)) == 6
-    assert len(list(tmp_path.glob("part-*"))) == 2
-
-
 def test_unfinished_set_is_refused(tmp_path, write_set):
     write_set(tmp_path / "codec")
     with pytest.raises(RecordError, match="record sets codec: name one"):

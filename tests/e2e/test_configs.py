@@ -13,12 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 
 import codecvit
 from codecvit.__main__ import main as codecvit_main
 from codecvit.convert.export_verb import main as export
 from codecvit.data.augment import AugmentConfig
-from codecvit.data.records import Record, RecordWriter, Storage, encode_record, save_labels
+from codecvit.data.records import Record, Storage, encode_record, save_labels
 from codecvit.metrics import read_metrics
 from codecvit.models.config import ViTConfig
 from codecvit.sequence import PatchSequence

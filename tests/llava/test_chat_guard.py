@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codecvit.codec.decode import open_video
+from codecvit.codec.container import open_video
 from codecvit.codec.llava.cli import main
 from codecvit.llava.chat import web
 from codecvit.llava.chat.frames import frames_html

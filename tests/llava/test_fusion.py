@@ -27,6 +27,12 @@ def make(kind, names=NAMES, seed=0, width=C, **options):
     return fusion
 
 
+def set_score_vector(fusion, u_C):
+    """Makes the `score_vector` of a form "score" this one."""
+    with torch.no_grad():
+        fusion.vector.copy_(u_C * fusion.width**0.5)
+
+
 def seen(counts=((4, 3),) * 3, names=NAMES, seed=1, width=C):
     """Tokens and counts of each encoder; the same for a name whatever stands beside it."""
     tokens = {}
@@ -110,7 +116,7 @@ def test_mha_compat_is_the_attention_that_merv_trains_and_equals_score(width):
     state = fusion.attention.state_dict()
     u = state["k_weight"].T @ (state["q_weight"] @ state["query"] + state["q_bias"]) / 8**0.5
     torch.testing.assert_close(fusion.score_vector(), u)
-    score.set_score_vector(u)
+    set_score_vector(score, u)
     again, _, same = score(tokens, counts)
     torch.testing.assert_close(same, weights, rtol=0, atol=1e-6)
     torch.testing.assert_close(again, out, rtol=0, atol=1e-5)
@@ -124,7 +130,7 @@ def test_an_embedding_added_to_the_keys_is_one_number_per_encoder():
         with torch.no_grad():
             fusion.logits[name].copy_(fusion.score_vector() @ embedding[name])
     plain = make("score", bias=False)
-    plain.set_score_vector(fusion.score_vector().detach())
+    set_score_vector(plain, fusion.score_vector().detach())
     moved = {name: tokens[name] + embedding[name] for name in NAMES}
     torch.testing.assert_close(fusion(tokens, counts)[2], plain(moved, counts)[2])
     assert not torch.allclose(fusion(tokens, counts)[2], plain(tokens, counts)[2])
@@ -245,7 +251,7 @@ def test_channels_are_one_linear_map(norm):
 def test_weights_are_softmaxed_in_float32():
     """Scores 100 and 100.2 are one number in bfloat16, and not in the weights."""
     fusion = Fusion("score", ("a", "b"), 1)
-    fusion.set_score_vector(torch.tensor([100.0]))
+    set_score_vector(fusion, torch.tensor([100.0]))
     fusion.bfloat16()
     tokens = {"a": torch.tensor([[1.0]]), "b": torch.tensor([[1.0078125]])}
     tokens = {n: x.bfloat16() for n, x in tokens.items()}

@@ -7,14 +7,8 @@ import json
 import pytest
 
 from codecvit.codec.llava.span import Span
-from codecvit.llava.mcq.questions import (
-    MVBENCH,
-    Question,
-    chunk,
-    missing_tasks,
-    questions_hash,
-    read_questions,
-)
+from codecvit.llava.mcq.mvbench import MVBENCH, missing_tasks
+from codecvit.llava.mcq.questions import Question, chunk, questions_hash, read_questions
 
 from .mcq_made import made_questions, write_merv
 

@@ -8,7 +8,8 @@ import pytest
 
 from codecvit.codec.image_folder import ImageFolder
 from codecvit.codec.llava.span import Span
-from codecvit.llava.mcq.questions import MVBENCH, read_questions
+from codecvit.llava.mcq.mvbench import MVBENCH
+from codecvit.llava.mcq.questions import read_questions
 from codecvit.llava.open_ended.questions import read_open
 from codecvit.llava.prepare.datasets import DATASETS
 from codecvit.llava.prepare.verb import main

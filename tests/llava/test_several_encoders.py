@@ -177,6 +177,11 @@ def test_kept_features_give_the_same(form, models):
     only = {n: prompt[n] for n in ("input_ids", "attention_mask")}
     kept = model.encode_visuals(**{n: x for n, x in prompt.items() if n not in only})
     assert torch.equal(model.generate(**only, visual_features=kept, max_new_tokens=3), expected)
+    with torch.no_grad():
+        embeds, _ = model.embed(only["input_ids"], kept)
+    assert torch.equal(model.generate(**only, inputs_embeds=embeds, max_new_tokens=3), expected)
+    with pytest.raises(ValueError, match="give one of the two"):
+        model.generate(**only, inputs_embeds=embeds, visual_features=kept, max_new_tokens=3)
     with pytest.raises(ValueError, match="features are of the encoders"):
         model(**only, visual_features={"video": kept["video"]})
 

@@ -292,6 +292,19 @@ def test_answers_do_not_depend_on_their_batch(saved):
         assert len({a.fusion["image"] for a in together}) == 3
 
 
+@pytest.mark.parametrize("way", ["generate", "loglik"])
+def test_an_answer_and_its_weights_come_of_one_pass(saved, way):
+    """Nothing is projected or fused a second time to tell what the encoders count for."""
+    answerer, calls = ModelAnswerer.load(saved, "cpu", "float32", 3), []
+    projector = answerer._model.projector
+    parts = {"all": projector, "fusion": projector.fusion, **projector.encoders}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda *_, name=name: calls.append(name))
+    answers = getattr(answerer, way)([Asked("What?", made_visual(n), "AB") for n in range(2)])
+    assert all(answer.fusion.keys() == {"video", "image"} for answer in answers)
+    assert sorted(calls) == sorted(parts)
+
+
 def test_a_question_shows_frames_of_its_part(data):
     question = Question(0, "q", "t", "What?", ("a", "b"), 0, "v0.mp4", Span(0.2, 0.5))
     folder = str(data)

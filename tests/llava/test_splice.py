@@ -123,7 +123,7 @@ def test_visuals_go_to_their_own_places(model, batch):
     one = logits(model, batch(config, [[1, IMAGE, 2, other, 3]]))
     two = logits(model, batch(config, [[1, other, 2, IMAGE, 3]]))
     assert (one - two).abs().max() > 1e-3
-    embeds = model.embed(
+    embeds, _ = model.embed(
         **{
             k: v
             for k, v in batch(config, [[1, IMAGE, 2, other, 3]]).items()

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 from compiler import xla_flags
+from record_writer import RecordWriter
 
 from codecvit.data.records import (
     Record,
     RecordSet,
-    RecordWriter,
     Storage,
     encode_record,
     save_labels,

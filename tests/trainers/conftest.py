@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 from train_steps import take_steps
 
 from codecvit.data.records import (
     Record,
     RecordSet,
-    RecordWriter,
     Storage,
     encode_record,
     save_labels,

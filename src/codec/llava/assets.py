@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...files import is_url, join
+from ...files import is_url, join, make_folder
 from ...jobs import JobOptions, add_job_arguments, job_options
 from .keys import config_hash, key_of, relative_path
 from .options import MosaicOptions, add_mosaic_arguments, mosaic_options
-from .packs import PackTask, make_folder
+from .packs import PackTask
 from .rows import RowError, folder_of, iter_rows, video_of
 from .span import Span
 from .work import Parts, Tally, failed, file_hash, print_failures, run_packs, write_failures

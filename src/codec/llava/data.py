@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ...files import is_url, join, upload
+from ...files import is_url, join, make_folder, upload
 from ...jobs import JobOptions, add_job_arguments, job_options
 from .keys import (
     pack_folder,
@@ -28,7 +28,7 @@ from .keys import (
 )
 from .options import MosaicOptions, add_mosaic_arguments, mosaic_options
 from .pack_index import PackIndex
-from .packs import POSITIONS, PackTask, make_folder, read_pack
+from .packs import POSITIONS, PackTask, read_pack
 from .rows import RowError, folder_of, iter_rows, json_line, video_of, with_mosaics
 from .stages import RowName, SelectionIndex
 from .work import (

@@ -130,22 +130,5 @@ def fill(clip: Clip, thw_L3: np.ndarray, positions_L3: np.ndarray, cells: int) -
     return Mosaics(clip, thw_L3[row_N], positions_L3[row_N], len(thw_L3))
 
 
-def encode_mosaics(
-    selection: Selection, num_images: int = 8, *, lossless: bool = False
-) -> list[bytes]:
-    """The mosaics of a selection as image files.
-
-    Args:
-      selection: see `lay_out`.
-      num_images: most mosaics.
-      lossless: PNG instead of JPEG.
-
-    Returns:
-      One file per mosaic; PNG also where cells would share blocks of a JPEG.
-    """
-    png = lossless or bool(selection.clip.patch % JPEG_BLOCK)
-    return list(lay_out(selection, num_images).files(png))
-
-
 def _area(rows: slice, columns: slice) -> int:
     return (rows.stop - rows.start) * (columns.stop - columns.start)

@@ -17,19 +17,28 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from ...files import exists, is_url, join, list_files, local_copy, read_bytes, remove, write_atomic
+from ...files import (
+    exists,
+    join,
+    list_files,
+    local_copy,
+    make_folder,
+    read_bytes,
+    remove,
+    write_atomic,
+)
 from ..errors import MediaError
 from .choice import choose_patches
 from .mosaic import Mosaics, lay_out, mosaic_cells
 from .options import MosaicOptions
 from .span import Span
+from .stage_writer import write_selection
 from .stages import (
     RowName,
     npy,
     pack_selection,
     read_selection,
     stage1_names,
-    write_selection,
 )
 
 META = "meta.json"
@@ -115,12 +124,6 @@ def make_pack(options: MosaicOptions, task: PackTask) -> Pack:
         else:
             mosaics = _select(path, options, task)
     return _write(task, options, mosaics, made_of)
-
-
-def make_folder(folder: str) -> None:
-    """Makes a local folder; remote ones come with their files."""
-    if not is_url(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def source_of(path: Path) -> dict[str, Any]:

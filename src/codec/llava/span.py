@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..decode import open_video
+from ..container import open_video
 from ..image_folder import ImageFolder, is_image_folder
 from ..sampling import read_index
 

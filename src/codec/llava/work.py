@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ...files import exists, join, open_read, read_bytes, write_atomic
+from ...files import exists, join, make_folder, open_read, read_bytes, write_atomic
 from ...jobs import Failure, JobOptions, Shard, Summary, run_jobs
 from .keys import config_hash
 from .options import MosaicOptions
-from .packs import EXPECTED, PackTask, make_folder, make_pack
+from .packs import EXPECTED, PackTask, make_pack
 from .rows import json_line
 
 _SHOWN = 10

@@ -121,7 +121,7 @@ def read_clip(path: str | Path, *, ema: bool = False) -> ClipCheckpoint:
         return _read_checkpoint(path, ema)
     step = _orbax_step(path)
     if step is not None:
-        return _read_jax(path, step)
+        return _read_jax(step)
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
     raise ValueError(f"{path} holds no image-text model (found: {found}): {_WANTED}")
 
@@ -261,7 +261,7 @@ def _orbax_step(path: Path) -> Path | None:
     return find_orbax(path)
 
 
-def _read_jax(path: Path, step: Path) -> ClipCheckpoint:
+def _read_jax(step: Path) -> ClipCheckpoint:
     from .jax_weights import infer_parts
     from .orbax_folder import read_orbax
 

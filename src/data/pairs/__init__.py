@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .columns import COLUMN_PRESETS, Columns
 from .open import open_pairs
-from .source import COLUMN_PRESETS, Columns, Pair, PairError, PairSource
+from .source import Pair, PairError, PairSource
 from .text import PairTextConfig
 
 __all__ = [

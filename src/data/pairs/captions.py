@@ -9,8 +9,9 @@ from typing import Any
 
 from ...files import PathOrUrl
 from ..sources import clean_key
+from .columns import Columns
 from .members import matching
-from .source import Columns, Entry, file_stamp
+from .source import Entry, file_stamp
 from .table import open_rows
 
 JOINS = ("key", "sha256")

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from ..annotation_files import Files, annotation_file, read_json, text_lines
 from ..sources import clean_key
-from .source import Columns, Entry, PairError, PairSource, unique_keys
+from .columns import Columns
+from .source import Entry, PairError, PairSource, unique_keys
 
 _PAGE = "docs/image_text_evaluation.md"
 _SHOWN = 3

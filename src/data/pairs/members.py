@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from ...files import is_url, join, list_files, open_read, write_atomic
 from ..cache import cache_folder
 from ..sources import EXTENSIONS, Item, clean_key
-from .source import Columns, Entry, PairError, PairSource, unique_keys
+from .columns import Columns
+from .source import Entry, PairError, PairSource, unique_keys
 
 _INDEX_VERSION = 1
 CLASS_COLUMN = "class_name"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ...files import PathOrUrl
 from ..records import RecordSet
 from .captions import open_captions
+from .columns import COLUMN_PRESETS, Columns
 from .layouts import LAYOUTS, open_layout
 from .members import matching, open_folder, open_webdataset
 from .records import RecordPairs
 from .several import SeveralPairs
-from .source import COLUMN_PRESETS, Columns, PairSource
+from .source import PairSource
 from .table import TablePairs
 from .tfds import TfdsPairs
 

@@ -41,9 +41,10 @@ from ..progress import progress
 from ..record import STORAGES, Storage, with_texts
 from ..sources import Item
 from .captions import JOINS
+from .columns import COLUMN_PRESETS
 from .open import SPECS, open_pairs
 from .records import RecordPairs
-from .source import COLUMN_PRESETS, KINDS, PairError, PairSource
+from .source import KINDS, PairError, PairSource
 
 _EXPECTED = (ValueError, OSError, MemoryError, av.FFmpegError)
 # What `write_set` counts anew, or what belongs to the set that was read.

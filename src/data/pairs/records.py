@@ -8,7 +8,8 @@ from typing import Any
 
 from ..record import PICTURE, RecordError, decode_record, read_header, stored_image
 from ..records import RecordSet
-from .source import Columns, Entry, PairError, PairSource
+from .columns import Columns
+from .source import Entry, PairError, PairSource
 
 
 class RecordPairs(PairSource):

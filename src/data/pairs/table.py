@@ -15,7 +15,8 @@ import numpy as np
 
 from ...files import is_url, join, read_bytes
 from ..sources import Item, clean_key
-from .source import Columns, Entry, PairError, PairSource, file_stamp, unique_keys
+from .columns import Columns
+from .source import Entry, PairError, PairSource, file_stamp, unique_keys
 
 if TYPE_CHECKING:
     import pyarrow

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .source import Columns, Entry, PairError, PairSource, file_stamp
+from .columns import Columns
+from .source import Entry, PairError, PairSource, file_stamp
 
 
 class TfdsPairs(PairSource):

@@ -14,6 +14,7 @@ from lmms_eval.api.model import lmms
 from ..mcq.answer import Conversation, ModelAnswerer
 from ..mcq.runner import EXPECTED
 from ..mcq.sources import VisualError
+from ..progress import tell
 from .requests import MAX_NEW_TOKENS, Request, conversation_of, generation_request, scoring_request
 from .settings import read_settings
 from .shown import Shown
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
 
 _HOPELESS = 20  # failures of the model in a row: it is broken, not the questions
-_LINES = 20  # of progress
 _NO_REPLY = ""
 
 
@@ -207,7 +207,8 @@ class CodecVitLlava(lmms):
                 if record["error"] is not None:
                     print(f"codecvit_llava: {request.place}: {record['error']}", file=sys.stderr)
                 yield request, answer
-            _progress(done, done := done + len(batch), len(asked))
+            before, done = done, done + len(batch)
+            tell("codecvit_llava: {}/{} questions", done, len(asked), before)
             if failing >= _HOPELESS:
                 tally.write(self._shown.describe())
                 raise SystemExit(
@@ -235,12 +236,6 @@ def _own_device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
-def _progress(before: int, now: int, total: int) -> None:
-    """A line for every twentieth of the questions."""
-    if now == total or now * _LINES // total > before * _LINES // total:
-        print(f"codecvit_llava: {now}/{total} questions", file=sys.stderr, flush=True)
 
 
 def _batches(asked: Sequence[Request], size: int) -> Iterator[list[Request]]:

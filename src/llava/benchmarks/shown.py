@@ -24,16 +24,20 @@ from .tasks import benchmark_of, hf_home, video_folder
 if TYPE_CHECKING:
     from ..data.visuals import Visual
 
-SOURCES = ("hit", "packed", "miss", "failed")
-"""Of a video: its asset; packed now; whole frames in place of the asset; could not be shown."""
-
 _SHOWN = 50
 _KEPT = 4  # videos; the questions about one mostly follow each other
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a video comes from: one of SOURCES, its asset or why it cannot be shown."""
+    """Where a video comes from.
+
+    Attributes:
+      source: "hit", its asset; "packed" now; "miss", whole frames in place of the asset; "failed",
+        it cannot be shown.
+      asset: of a hit.
+      reason: of a failure.
+    """
 
     source: str
     asset: Asset | None = None

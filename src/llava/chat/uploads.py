@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 from PIL import Image
 
-from ...codec.decode import open_video
+from ...codec.container import open_video
 from ...codec.errors import MediaError
 from ...codec.sampling import read_index
 from .sight import IMAGES

@@ -16,10 +16,10 @@ from PIL import Image
 
 from ...codec.colour import yuv_to_rgb
 from ...codec.decode import decode_frames
-from ...codec.image import centre_crop, open_image
+from ...codec.image import centre_crop
 from ...codec.sampling import Sampling
 from ...codec.view import View
-from ...files import PathOrUrl, local_copy, open_read
+from ...files import PathOrUrl, local_copy
 
 RESIZES = ("squash", "crop")
 
@@ -135,12 +135,6 @@ def _decode(
     places = frame_indices(len(found.ids_M), frames)
     pixels = yuv_to_rgb(found.yuv_M3HW, found.code)
     return Frames(pixels[places], np.asarray(found.seconds_M, np.float64)[places])
-
-
-def image_frames(path: PathOrUrl, size: int, resize: str = "squash") -> Frames:
-    """An image as one frame; arguments and errors as for `shared_frames`."""
-    with open_read(path) as file:
-        return picture_frames(open_image(file, path), size, resize)
 
 
 def picture_frames(image: Image.Image, size: int, resize: str = "squash") -> Frames:

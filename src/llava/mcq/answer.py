@@ -1,6 +1,7 @@
 """A trained model as an `Answerer`: batches of questions in, replies or letter scores out.
 
-Shape suffixes: B rows, S tokens, K supervised places, v the vocabulary.
+Shape suffixes: B rows, S tokens, V visuals, E the width of a token (behind V: encoders), K
+supervised places, v the vocabulary.
 """
 
 from __future__ import annotations
@@ -149,9 +150,12 @@ class ModelAnswerer:
         ]
         batch = self._batch(examples)
         del batch["labels"]
-        weights = self._encoded(batch, [len(example.visuals) for example in examples])
+        visuals = {name: batch.pop(name) for name in VISUALS if name in batch}
+        embeds_BSE, weights_VE = self._model.embed(batch["input_ids"], **visuals)
+        weights = weights_by_name(self.config, weights_VE, [len(e.visuals) for e in examples])
         ids_BS = self._model.generate(
             **batch,
+            inputs_embeds=embeds_BSE,
             max_new_tokens=limit,
             eos_token_id=self._end()[-1:],
             pad_token_id=self._tokenizer.pad_token_id,
@@ -261,17 +265,6 @@ class ModelAnswerer:
             labels[start:] = tail
             rows.append(Example(np.append(ids[0][:start], tail), labels, examples[0].visuals))
         return _Fork(ids[0][:start], tails, rows)
-
-    def _encoded(
-        self, batch: dict[str, torch.Tensor | None], visuals: Sequence[int]
-    ) -> list[dict[str, float] | None]:
-        """The weights of each row's encoders; of several the features take the visuals' place."""
-        if not self.config.encoders or not any(visuals):
-            return [None] * len(visuals)
-        pixels = {name: batch.pop(name) for name in VISUALS if name in batch}
-        batch["visual_features"] = self._model.encode_visuals(**pixels)
-        weights_VE = self._model.projector(batch["visual_features"])[2]
-        return weights_by_name(self.config, weights_VE, visuals)
 
     def _batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor | None]:
         batch = collate(examples, self._tokenizer.pad_token_id, left=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,15 +12,15 @@ from ...codec.llava.options import add_mosaic_arguments, mosaic_options
 from ...codec.llava.rows import json_line
 from ...files import write_atomic
 from ...jobs import Shard
+from ..progress import tell
 from .look import look_of
 from .merge import Incomplete, merge
+from .mvbench import missing_tasks
 from .parse import STRATEGIES, Strategy, strategy_named
-from .questions import FORMATS, Question, missing_tasks, read_questions
+from .questions import FORMATS, Question, read_questions
 from .runner import Answerer, BrokenModel, describe_run, run_chunk
 from .score import table
 from .sources import ON_MISS, Sources, video_rows
-
-_LINES = 20  # of progress, for a whole chunk
 
 
 def main(argv: list[str]) -> int:
@@ -109,7 +110,7 @@ def ask(
         (part.index, part.count),
         args.batch_size,
         args.retry_failures,
-        _progress,
+        functools.partial(tell, "questions {}/{}"),
     )
     print(f"chunk {args.chunk}: {written} answered now")
     try:
@@ -149,11 +150,6 @@ def list_videos(args: argparse.Namespace, questions: Sequence[Question]) -> int:
         f"{args.list_videos} --root {args.benchmark} --out DIR"
     )
     return 0
-
-
-def _progress(done: int, total: int) -> None:
-    if done == total or done * _LINES // total > (done - 1) * _LINES // total:
-        print(f"questions {done}/{total}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

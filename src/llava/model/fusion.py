@@ -153,12 +153,6 @@ class Fusion(nn.Module):
         assert self.vector is not None, "the other forms have no score"
         return self.vector.float() / self.width**0.5
 
-    @torch.no_grad()
-    def set_score_vector(self, u_C: torch.Tensor) -> None:
-        """Makes `score_vector` of "score" this one, for instance that of a "mha_compat"."""
-        assert self.vector is not None, "only the form score stores its vector"
-        self.vector.copy_(u_C * self.width**0.5)
-
     def _in_turn(self, tokens: Mapping[str, torch.Tensor], counts_VE: torch.Tensor) -> torch.Tensor:
         """All tokens, ordered by visual, then by encoder, then as they are."""
         E = len(self.names)

@@ -114,7 +114,7 @@ class LlavaForConditionalGeneration(VisualEmbedding, PreTrainedModel):
             than the language model's context.
         """
         given = (patches, positions, lengths, grids, frames, frame_counts)
-        embeds_BSE, weights_VE = self._embed(
+        embeds_BSE, weights_VE = self.embed(
             input_ids, visual_features, encoder_mask, **dict(zip(VISUALS, given, strict=True))
         )
         arguments: dict[str, Any] = {"inputs_embeds": embeds_BSE, "use_cache": False}
@@ -150,12 +150,15 @@ class LlavaForConditionalGeneration(VisualEmbedding, PreTrainedModel):
         frame_counts: torch.Tensor | None = None,
         encoder_mask: torch.Tensor | None = None,
         *,
+        inputs_embeds: torch.Tensor | None = None,
         max_new_tokens: int,
         **options: Any,
     ) -> torch.Tensor:
         """Continues each row; arguments as for `forward`, padding on the left.
 
         Args:
+          inputs_embeds: what `embed` made of `input_ids` and the visuals, [B, S, E], in place of
+            the visuals.
           max_new_tokens: most tokens of an answer.
           options: of transformers' `generate`, such as `do_sample` and `num_beams`.
 
@@ -163,8 +166,8 @@ class LlavaForConditionalGeneration(VisualEmbedding, PreTrainedModel):
           The new ids alone, [B, new]; rows that ended earlier are padded.
 
         Raises:
-          ValueError: as for `forward`; also where rows are padded on the right, or the context has
-            no room for `max_new_tokens`.
+          ValueError: as for `forward`; also where rows are padded on the right, the context has no
+            room for `max_new_tokens`, or visuals are given beside `inputs_embeds`.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -172,11 +175,14 @@ class LlavaForConditionalGeneration(VisualEmbedding, PreTrainedModel):
             raise ValueError("rows end in padding: generation needs padding on the left")
         self._check_context(input_ids.shape[1] + max_new_tokens)
         given = (patches, positions, lengths, grids, frames, frame_counts)
-        embeds_BSE, _ = self._embed(
-            input_ids, visual_features, encoder_mask, **dict(zip(VISUALS, given, strict=True))
-        )
+        if inputs_embeds is None:
+            inputs_embeds, _ = self.embed(
+                input_ids, visual_features, encoder_mask, **dict(zip(VISUALS, given, strict=True))
+            )
+        elif any(x is not None for x in (visual_features, encoder_mask, *given)):
+            raise ValueError("inputs_embeds holds the visuals already: give one of the two")
         return self.language_model.generate(
-            inputs_embeds=embeds_BSE,
+            inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
             **options,

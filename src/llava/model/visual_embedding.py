@@ -95,18 +95,23 @@ class VisualEmbedding:
         tokens = self.projector(features.to(dtype), positions.to(features.device), plan)
         return tokens, plan.counts_V
 
-    def embed(self, input_ids: torch.Tensor, **visuals: Any) -> torch.Tensor:
-        """Embeddings [B, S, E] of text and visuals; arguments as for `forward`, by name."""
-        return self._embed(input_ids, **visuals)[0]
-
-    def _embed(
+    def embed(
         self,
         input_ids: torch.Tensor,
         visual_features: torch.Tensor | dict[str, Seen] | None = None,
         encoder_mask: torch.Tensor | None = None,
         **visuals: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Embeddings, and the fusion's weights [V, E] where it has some."""
+        """Text and visuals as the language model reads them; arguments as for `forward`.
+
+        Returns:
+          Embeddings [B, S, E], which may be given to `generate`; and the weights [V, encoders] of
+          the fusion, None where it has none or there is no visual.
+
+        Raises:
+          ValueError: visual tokens and visuals disagree, a shape does not fit, or a row is longer
+            than the language model's context.
+        """
         self._check_context(input_ids.shape[1])
         here_BS = input_ids == VISUAL_TOKEN
         embeds_BSE = self.get_input_embeddings()(input_ids.masked_fill(here_BS, 0))

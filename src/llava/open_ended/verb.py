@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..mcq.merge import merge
+from ..progress import tell
 from .batch import Batches
 from .endpoint import KEY, URL, ChatJudge, Endpoint
 from .figures import judged_figures, judged_table
@@ -16,8 +18,6 @@ from .judges import BrokenJudge, ExactJudge, Judge, JudgeError, StubJudge
 from .predictions import Job, read_jobs
 from .prompts import messages
 from .rate import TRIES, describe_run, rate
-
-_LINES = 20  # of progress
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +50,8 @@ def _judge(args: argparse.Namespace) -> int:
         batches = Batches(jobs, judge, out, run, args.poll, _batches)
         batches.rate(args.retry_unparsed)
     else:
-        rate(jobs, judge, out, run, args.concurrency, args.tries, args.retry_unparsed, _progress)
+        progress = functools.partial(tell, "judgements {}/{}")
+        rate(jobs, judge, out, run, args.concurrency, args.tries, args.retry_unparsed, progress)
     figures = merge(out, judged_figures)
     print(judged_table(figures))
     failed = figures["statuses"]["judge_error"]
@@ -95,11 +96,6 @@ def _tell(jobs: list[Job]) -> int:
     print(f"{len(jobs)} judgements; {len(jobs) - len(asked)} have no answer and need no request")
     print(f"{len(asked)} requests of {size} characters in all, about {size // 4} tokens; none sent")
     return 0
-
-
-def _progress(done: int, total: int) -> None:
-    if done == total or done * _LINES // total > (done - 1) * _LINES // total:
-        print(f"judgements {done}/{total}", file=sys.stderr, flush=True)
 
 
 def _batches(done: int, total: int) -> None:

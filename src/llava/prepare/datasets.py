@@ -13,7 +13,8 @@ from typing import Any
 
 from ...codec.llava.rows import RowError, iter_rows
 from ...files import read_text
-from ..mcq.questions import MVBENCH, field_of, read_rows
+from ..mcq.mvbench import MVBENCH
+from ..mcq.questions import field_of, read_rows
 from ..open_ended.questions import DIVERSE, VCGBENCH
 
 # Video-ChatGPT's and VideoGPT+'s files, and MVBench's, are what the runners read: they are copied.

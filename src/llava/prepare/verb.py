@@ -62,11 +62,10 @@ def _prepare(
     _link(out, links, dataset.rate)
     questions = _questions(out, name)  # reads as the runners will
     missing = [question for question in questions if not (out / question.video).exists()]
-    return _report(name, dataset, out, questions, missing, videos)
+    return _report(dataset, out, questions, missing, videos)
 
 
 def _report(
-    name: str,
     dataset: Dataset,
     out: Path,
     questions: Sequence[Question | OpenQuestion],

@@ -58,7 +58,9 @@ def build_page(runs: Sequence[Run], pictures: int = PICTURES, title: str | None 
     figures = [score(records) for _, _, records in runs]
     data = {
         "benchmark": Path(runs[0][1]["benchmark"]["path"]).name,
-        "runs": [_run(*run, found) for run, found in zip(runs, figures, strict=True)],
+        "runs": [
+            _run(name, run, found) for (name, run, _), found in zip(runs, figures, strict=True)
+        ],
         "compare": compare(runs[0][2], runs[1][2]) if len(runs) == 2 else None,
         "questions": [
             {**_question(row[0]), "answers": [_answer(r) for r in row], "pictures": shown[i]}
@@ -158,13 +160,10 @@ def question_of(record: Record) -> Question:
     )
 
 
-def _run(
-    name: str, run: Mapping[str, Any], records: Sequence[Record], figures: Mapping[str, Any]
-) -> dict[str, Any]:
-    model = run["model"]
+def _run(name: str, run: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
-        "model": str(model.get("path", "")),
+        "model": str(run["model"].get("path", "")),
         "details": dict(_details(run)),
         "figures": figures,
     }

@@ -8,7 +8,6 @@ import pytest
 from codecvit.codec.clip import sample_clip
 from codecvit.codec.config import SelectionConfig
 from codecvit.codec.llava.mosaic import (
-    encode_mosaics,
     image_file,
     lay_out,
     mosaic_budget,
@@ -29,7 +28,7 @@ def selected(path, num_images=3, size=64, patch=16, num_frames=16, geometry="squ
 @pytest.mark.parametrize("geometry", ["square", "crop", "fit"])
 def test_png_cells_are_the_patches_in_order(clips, geometry):
     selection = selected(clips / "a" / "clip.mp4", geometry=geometry)
-    files = encode_mosaics(selection, 3, lossless=True)
+    files = list(lay_out(selection, 3).files(png=True))
     cells = np.concatenate([cells_of(pixels(file), 16) for file in files])
     assert len(files) == 3
     np.testing.assert_array_equal(cells, selection.patches())
@@ -42,7 +41,7 @@ def test_jpeg_cells_are_close_to_the_patches(clips, media):
         (media / "people_h264_640x360.mp4", 576, 1.5),
     ):
         selection = selected(path, 8, size, num_frames=64)
-        files = encode_mosaics(selection, 8)
+        files = list(lay_out(selection, 8).files(MosaicOptions().png))
         assert all(file.startswith(b"\xff\xd8") for file in files)
         cells = np.concatenate([cells_of(pixels(file), 16) for file in files])
         error = np.abs(cells.astype(int) - selection.patches())
@@ -69,7 +68,7 @@ def test_a_jpeg_cell_is_coded_apart(clips):
 
 def test_jpeg_would_leak_between_cells_of_14_pixels_so_they_are_png(clips):
     selection = selected(clips / "a" / "clip.mp4", size=56, patch=14)
-    files = encode_mosaics(selection, 3)
+    files = list(lay_out(selection, 3).files(MosaicOptions(size=56, patch=14).png))
     assert all(file.startswith(b"\x89PNG") for file in files)
     cells = np.concatenate([cells_of(pixels(file), 14) for file in files])
     np.testing.assert_array_equal(cells, selection.patches())
@@ -125,7 +124,7 @@ def test_repeated_padding_fills_mosaics_evenly(clips):
 def test_short_clips_give_a_mosaic_per_frame(clips, name, count):
     selection = selected(clips / name, num_images=8)
     mosaics = lay_out(selection, 8)
-    assert mosaics.count == count == len(encode_mosaics(selection, 8))
+    assert mosaics.count == count == len(list(mosaics.files(png=False)))
     for number in range(count):
         np.testing.assert_array_equal(mosaics.rgb(number), selection.clip.rgb([number])[0])
     slots = {1: [0], 3: [0, 32, 63]}[count]

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from codecvit.codec.errors import MediaError
+from codecvit.llava.data.frame_visuals import FrameRule, shown_image
+from codecvit.llava.data.visuals import ImageRule
 from codecvit.llava.encoders import frames as frames_module
 from codecvit.llava.encoders.frames import (
     Frames,
     frame_indices,
-    image_frames,
     picture_frames,
     shared_count,
     shared_frames,
@@ -128,11 +129,9 @@ def colours(pixels_SS3):
 
 def test_squash_keeps_all_and_crop_the_middle(tmp_path):
     video = write_video(tmp_path / "v.avi", np.repeat(stripes()[None], 4, 0))
-    Image.fromarray(stripes()).save(tmp_path / "i.png")
     for resize, seen in (("squash", {0, 1, 2}), ("crop", {1})):
         for found in (
             shared_frames(video, 4, 24, resize),
-            image_frames(tmp_path / "i.png", 24, resize),
             picture_frames(Image.fromarray(stripes()), 24, resize),
         ):
             assert found.pixels.shape[1:] == (24, 24, 3)
@@ -140,7 +139,7 @@ def test_squash_keeps_all_and_crop_the_middle(tmp_path):
     with pytest.raises(ValueError, match="resize = 'fit' must be one of"):
         shared_frames(video, 4, 24, "fit")
     with pytest.raises(ValueError, match="resize = '' must be one of"):
-        image_frames(tmp_path / "i.png", 24, "")
+        picture_frames(Image.fromarray(stripes()), 24, "")
 
 
 def test_a_folder_of_images_is_a_video(tmp_path):
@@ -154,7 +153,8 @@ def test_a_folder_of_images_is_a_video(tmp_path):
 
 
 def test_an_image_is_one_frame_without_time(tmp_path):
-    found = image_frames(write_image(tmp_path / "i.png", 0, 30, 50), 16)
+    path = write_image(tmp_path / "i.png", 0, 30, 50)
+    found = shown_image(path, ImageRule(), None, FrameRule(4, 16, "squash")).frames
     assert (len(found), found.seconds) == (1, None)
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_decoded_is_an_error(tmp_path, numbered):
         shared_frames(numbered, 4, 16, start=99.0)
     (tmp_path / "i.png").write_bytes(b"no image")
     with pytest.raises(MediaError, match="cannot be read as an image"):
-        image_frames(tmp_path / "i.png", 16)
+        shown_image(tmp_path / "i.png", ImageRule(), None, FrameRule(4, 16, "squash"))
 
 
 def test_a_turned_video_is_upright(media):

@@ -7,9 +7,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 
 from codecvit.convert.export import export
-from codecvit.data.records import Record, RecordWriter, Storage, encode_record
+from codecvit.data.records import Record, Storage, encode_record
 from codecvit.models.config import ViTConfig
 from codecvit.models.vit import ViT
 from codecvit.sequence import PatchSequence
