@@ -63,6 +63,6 @@ def check_health(
     if bad_records > config.max_bad_records:
         raise TrainingStopped(
             f"step {step}: {bad_records} rows of unreadable records so far, each record counted "
-            f"again in each epoch (config.max_bad_records = {config.max_bad_records}); WORKDIR/logs "
-            "names them: pack the set again, or raise the limit"
+            f"again in each epoch (config.max_bad_records = {config.max_bad_records}); they are "
+            "named in WORKDIR/logs: pack the set again, or raise the limit"
         )

@@ -7,9 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
+from record_writer import RecordWriter
 
 from codecvit.data.record import RecordError, Storage, encode_record
-from codecvit.data.records import RecordSet, RecordWriter
+from codecvit.data.records import RecordSet
 from codecvit.jobs import shard_plan
 
 
