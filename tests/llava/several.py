@@ -7,6 +7,7 @@ import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from codecvit.llava import LlavaForConditionalGeneration
+from codecvit.llava.data.collate import collate
 from codecvit.llava.data.examples import Example
 from codecvit.llava.data.frame_visuals import frames_visual
 from codecvit.llava.data.visuals import Visual
@@ -81,3 +82,20 @@ def as_example(config, *items):
         visuals.append(item)
     ids = np.array(ids, np.int64)
     return Example(ids, np.where(ids < 0, -100, ids), visuals)
+
+
+IMAGE, VIDEO = made_visual(0, steps=1), made_visual(1)
+ROWS = [[5, IMAGE, 7, 8], [10, 11], [12, VIDEO, 13, made_visual(2), 14]]
+
+
+def fields_of(form):
+    """The fields of a form of fusion, with a small query where it has one."""
+    return {"fusion_query": 8, **form} if form.get("fusion") == "mha_compat" else form
+
+
+def batch_of(model, rows=ROWS, left=False, labels=False):
+    """Rows as the arguments of `forward`; a row is a list of ids and visuals."""
+    batch = collate([as_example(model.config, *row) for row in rows], 256, left)
+    if not labels:
+        del batch["labels"]
+    return batch

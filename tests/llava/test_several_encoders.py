@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from codecvit.llava import LlavaForConditionalGeneration
-from codecvit.llava.data.collate import collate
 from codecvit.llava.model.fusion import FUSIONS, WEIGHTED
 
-from .several import COUNT, as_example, made_visual, make_several
+from .several import COUNT, ROWS, VIDEO, batch_of, fields_of, made_visual, make_several
 
-IMAGE, VIDEO = made_visual(0, steps=1), made_visual(1)
-ROWS = [[5, IMAGE, 7, 8], [10, 11], [12, VIDEO, 13, made_visual(2), 14]]
 FORMS = [{"fusion": kind} for kind in FUSIONS]
 FORMS += [
     {"fusion": "dual_stream", "projector": "mlp2x_gelu", "pool_level": 2, "pool_first": False},
@@ -27,10 +24,6 @@ SOME = [
     pytest.param(form, id=name, marks=() if name in QUICK else pytest.mark.slow)
     for form, name in zip(FORMS, IDS, strict=True)
 ]
-
-
-def fields_of(form):
-    return {"fusion_query": 8, **form} if form.get("fusion") == "mha_compat" else form
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +43,6 @@ def models(encoders):
 @pytest.fixture(scope="module")
 def model(models):
     return models(FORMS[0])
-
-
-def batch_of(model, rows=ROWS, left=False, labels=False):
-    batch = collate([as_example(model.config, *row) for row in rows], 256, left)
-    if not labels:
-        del batch["labels"]
-    return batch
 
 
 def logits_of(model, rows=ROWS, left=False, **more):
@@ -195,45 +181,6 @@ def test_generation_in_a_batch(model):
         assert alone == expected.tolist()[: len(alone)] and rest <= {256}
 
 
-def gradients(model, rows):
-    model.zero_grad()
-    model(**batch_of(model, rows, labels=True)).loss.backward()
-    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_training_step_reaches_what_is_trained(fusion, encoders):
-    """Projectors and fusion; of the towers what is read, and nothing if they are frozen."""
-    model = make_several(encoders, **fields_of({"fusion": fusion})).train()
-    used = {id(p) for p in model.vision_parameters()}
-    names = {n for n, p in model.named_parameters() if id(p) in used}
-    found = gradients(model, ROWS)
-    assert {n for n in found if n.startswith("vision_tower")} == names
-    assert {n.split(".")[1] for n in names} == {"video", "image"}
-    model.vision_tower.requires_grad_(False)
-    found = gradients(model, ROWS)
-    assert not any(n.startswith("vision_tower") for n in found)
-    wanted = {n for n, _ in model.projector.named_parameters(prefix="projector")}
-    assert {n for n in found if n.startswith("projector")} == wanted
-    # The key's bias of equal scores would cancel out; nothing of that kind is here.
-    left = {n for n in wanted if not found[n].any()}
-    chosen = "projector.encoders.image." if fusion == "first" else "nothing"
-    assert all(n.startswith(chosen) for n in left) and bool(left) == (fusion == "first")
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [[[1, 2, 3]], [[1, made_visual(1, frames=False), 2]], [[1, made_visual(1, patches=False), 2]]],
-    ids=["text", "patches-alone", "frames-alone"],
-)
-def test_what_a_batch_does_not_show_has_zero_gradients(rows, encoders):
-    """Not none: processes that share gradients would wait for each other."""
-    model = make_several(encoders).train()
-    everything = gradients(model, ROWS).keys()
-    found = gradients(model, rows)
-    assert found.keys() == everything
-
-
 def test_one_encoder_of_frames(encoders):
     """No patches anywhere; the fusion is nothing."""
     model = make_several(encoders[1:])
@@ -316,27 +263,6 @@ def test_autocast_and_bfloat16_are_close_to_float32(form, models):
             check()
     model.to(torch.bfloat16)
     check()
-
-
-def test_frozen_encoders_keep_no_activations(encoders):
-    """Though transformers makes embeddings require gradients when checkpointing is on."""
-    model = make_several(encoders).train()
-    model.vision_tower.requires_grad_(False)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    batch = batch_of(model)
-    names = ("patches", "positions", "lengths", "grids", "frames", "frame_counts")
-    for seen in model.encode_visuals(**{n: batch[n] for n in names}).values():
-        assert not seen.features.requires_grad
-
-
-def test_gradient_checkpointing_changes_no_gradient(encoders):
-    model = make_several(encoders).train()
-    expected = {n: g.clone() for n, g in gradients(model, ROWS).items()}
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    found = gradients(model, ROWS)
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, msg=name)
 
 
 def test_shapes_of_frames_are_checked(model):

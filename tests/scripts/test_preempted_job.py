@@ -12,13 +12,7 @@ import pytest
 from compiler import xla_flags
 from record_writer import RecordWriter
 
-from codecvit.data.records import (
-    Record,
-    RecordSet,
-    Storage,
-    encode_record,
-    save_labels,
-)
+from codecvit.data.records import Record, RecordSet, Storage, encode_record, save_labels
 from codecvit.metrics import read_metrics
 from codecvit.sequence import PatchSequence
 from codecvit.trainers.checkpoint_reading import restore_params

@@ -9,13 +9,7 @@ import pytest
 from record_writer import RecordWriter
 from train_steps import take_steps
 
-from codecvit.data.records import (
-    Record,
-    RecordSet,
-    Storage,
-    encode_record,
-    save_labels,
-)
+from codecvit.data.records import Record, RecordSet, Storage, encode_record, save_labels
 from codecvit.sequence import PatchSequence
 from codecvit.trainers import pretrain_step
 
