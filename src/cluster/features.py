@@ -14,6 +14,7 @@ import numpy as np
 from ..codec.descriptor import DESCRIPTOR_SIZE, SIZES
 from ..data.pipeline import iterate_once
 from ..data.progress import progress
+from ..data.record import stored_descriptor
 from ..data.records import RecordError, RecordSet
 
 Embed = Callable[[dict[str, np.ndarray]], np.ndarray]
@@ -51,7 +52,7 @@ def descriptors(record_set: RecordSet, part: str | None = None) -> Features:
     found: list[np.ndarray | None] = []
     for index in progress(range(len(record_set)), len(record_set), f"reading {record_set.path}"):
         try:
-            found.append(record_set[index].descriptor)
+            found.append(stored_descriptor(record_set.read(index)))
         except RecordError:
             found.append(None)
     lengths = {len(row) for row in found if row is not None}

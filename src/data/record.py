@@ -217,11 +217,31 @@ def stored_image(data: bytes) -> tuple[dict[str, Any], bytes]:
       RecordError: the bytes are damaged, or the record holds patches.
     """
     header = read_header(data)
+    return header, _tensor(data, header, "picture").tobytes()
+
+
+def stored_descriptor(data: bytes) -> np.ndarray:
+    """The descriptor of a record, float32 [D]; its patches or picture are not decoded.
+
+    Raises:
+      RecordError: the bytes are damaged.
+    """
+    header = read_header(data)
+    found = _tensor(data, header, "descriptor")
+    if found.dtype != np.float32 or found.ndim != 1:
+        raise RecordError(
+            f"record {header.get('key')!r} is damaged: its descriptor is {found.dtype} "
+            f"{list(found.shape)}"
+        )
+    return found
+
+
+def _tensor(data: bytes, header: dict[str, Any], name: str) -> np.ndarray:
     try:
-        return header, safetensors.numpy.load(data)["picture"].tobytes()
+        return safetensors.numpy.load(data)[name]
     except KeyError as error:
         raise RecordError(f"record {header.get('key')!r} lacks the field {error}") from error
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         raise RecordError(f"record {header.get('key')!r} is damaged: {error}") from error
 
 

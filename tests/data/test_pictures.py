@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -15,8 +16,8 @@ from codecvit.codec.pack import pack_image
 from codecvit.data.augment import AugmentConfig, flip_sequence
 from codecvit.data.pictures import crop_picture, stored_picture
 from codecvit.data.pipeline import iterate_once, make_loader
-from codecvit.data.record import PICTURE
-from codecvit.data.records import RecordSet
+from codecvit.data.record import PICTURE, Storage, encode_record
+from codecvit.data.records import RecordSet, RecordWriter
 from codecvit.sequence import PatchSequence
 
 CROP = AugmentConfig(crop_area=(0.7, 1.0), crop_aspect=(0.8, 1.25))
@@ -172,6 +173,23 @@ def test_flipping_a_selection_twice_gives_it_back():
     again = flip_sequence(flipped, 5)
     np.testing.assert_array_equal(again.patches, sequence.patches)
     np.testing.assert_array_equal(again.positions, sequence.positions)
+
+
+def test_the_loader_mirrors_about_the_width_of_the_view(tmp_path, make_record):
+    """Two rows of eight columns: no square, so rows and columns cannot be taken for each other."""
+    with RecordWriter(tmp_path, [range(2)]) as writer:
+        for number in range(2):
+            record = dataclasses.replace(make_record(number, length=12), view=(8, 32))
+            entry = {"key": record.key, "length": 12, "labels": {}}
+            writer.write(number, encode_record(record, Storage("raw")), entry)
+        record_set = writer.finish({"mode": "codec", "patch": 4, "size": 32, "budget": 14}, [])
+    (batch,) = take(1, record_set, batch_size=2, augment=AugmentConfig(flip=1.0), shuffle=False)
+    for row in range(2):
+        sequence = record_set[row].sequence
+        mirrored = sequence.positions * [1, 1, -1] + [0, 0, 7]
+        for patch, place in zip(sequence.patches, mirrored, strict=True):
+            (there,) = np.flatnonzero((batch["positions"][row, :12] == place).all(1))
+            np.testing.assert_array_equal(batch["patches"][row, there], patch[:, ::-1].ravel())
 
 
 def by_place(batches):

@@ -11,7 +11,15 @@ import sys
 import numpy as np
 import pytest
 
-from codecvit.data.record import RecordError, Storage, decode_record, encode_record, with_texts
+from codecvit.data import record as record_module
+from codecvit.data.record import (
+    RecordError,
+    Storage,
+    decode_record,
+    encode_record,
+    stored_descriptor,
+    with_texts,
+)
 
 
 def _header_of(data: bytes) -> dict:
@@ -59,6 +67,23 @@ def test_texts_are_kept_and_can_be_added(make_record):
     assert with_texts(data, {"text_0": "b"}) != data
     with pytest.raises(RecordError, match="no CodecViT record"):
         with_texts(data[:20], texts)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "raw"])
+def test_the_descriptor_is_read_without_the_patches(make_record, monkeypatch, kind):
+    """A first clustering of millions of records would spend its time on decoding them."""
+    record = make_record(3, 40)
+    data = encode_record(record, Storage(kind))
+    monkeypatch.setattr(record_module, "decode_mosaic", None)
+    monkeypatch.setattr(record_module, "PatchSequence", None)
+    np.testing.assert_array_equal(stored_descriptor(data), record.descriptor)
+    for damaged, match in (
+        (data[:-1], "'clip-0003' is damaged"),
+        (data.replace(b'"descriptor"', b'"discriptor"'), "lacks the field 'descriptor'"),
+        (data[:20], "no CodecViT record"),
+    ):
+        with pytest.raises(RecordError, match=match):
+            stored_descriptor(damaged)
 
 
 def test_a_group_is_kept(make_record):
@@ -161,6 +186,8 @@ def test_any_damage_is_a_record_error_or_harmless(make_record, kind):
         damaged = bytearray(data)
         damaged[rng.integers(min(len(data), 1000))] = rng.integers(256)
         try:
+            found = stored_descriptor(bytes(damaged))
+            assert found.dtype == np.float32 and found.ndim == 1
             decode_record(bytes(damaged))
         except RecordError:
             refused += 1
