@@ -184,6 +184,24 @@ def test_auto_gives_each_what_it_honours(monkeypatch):
     assert chosen["gpu"] == ["cudnn", "cudnn", "xla"]
 
 
+@pytest.mark.parametrize(
+    ("platform", "dtype", "tokens", "segments", "impl"),
+    [
+        ("gpu", jnp.bfloat16, 130, False, "cudnn"),
+        ("gpu", jnp.bfloat16, 130, True, "xla"),  # packed rows
+        ("gpu", jnp.float32, 130, False, "xla"),
+        ("tpu", jnp.float32, 256, True, "splash"),
+        ("tpu", jnp.float32, 130, False, "xla"),
+    ],
+)
+def test_auto_leaves_what_a_kernel_does_not_take_to_xla(
+    monkeypatch, platform, dtype, tokens, segments, impl
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    ids = jnp.zeros((1, tokens), jnp.int32) if segments else None
+    assert choose(jnp.zeros((1, tokens, 1, 64), dtype), ids, None) == impl
+
+
 @on_gpu
 def test_cudnn_takes_half_precision_only():
     q, k, v, _ = inputs()
