@@ -88,6 +88,7 @@ def draw(curves: Curves) -> Figure:
         panel.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=9)
+    figure.supxlabel("step", fontsize=9)
     return figure
 
 

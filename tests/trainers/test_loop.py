@@ -86,6 +86,17 @@ def test_the_source_of_nan_steps_in_a_row_is_named(tmp_path):
         assert part in str(stopped.value)
 
 
+@pytest.mark.parametrize(("begin", "steps"), [(0, range(11)), (7, range(8, 18))])
+def test_an_evaluation_is_asked_for_at_step_0_and_after_each_step(tmp_path, begin, steps):
+    """And not again for the step at which a run goes on."""
+    asked = []
+    train(
+        tmp_path, evaluate=lambda step, state: asked.append(step) or {"probe/a": 1.0}, begin=begin
+    )
+    assert asked == list(steps)
+    assert [row["step"] for row in read_metrics(tmp_path) if "probe/a" in row] == asked
+
+
 def test_a_checkpoint_says_which_code_wrote_it(tmp_path):
     train(tmp_path)
     written = read_metadata(tmp_path)

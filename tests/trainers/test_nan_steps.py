@@ -26,6 +26,8 @@ def test_the_step_and_its_source_are_named():
         "step 52: loss of video; step 53: gradient of encoder; step 54: sum of the losses"
     )
     assert steps.look(6) == ""
+    steps.stepped(101, metrics(head=NAN))
+    assert steps.look(7) == "step 101: gradient of head_main"
 
 
 def test_long_lists_are_cut():

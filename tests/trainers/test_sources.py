@@ -58,7 +58,7 @@ def test_each_phase_reads_its_own_bucket_from_its_own_place(phased, mesh):
 def test_a_state_goes_on_in_the_middle_of_a_phase(phased, mesh):
     whole, one, two = open_sources(phased), open_sources(phased), open_sources(phased)
     rows = read(whole, range(1, 7))
-    read(one, range(1, 4))
+    read(one, range(1, 4))  # step 4 is of the same phase, step 5 of the next
     two.set_state(one.get_state())
     for step, batch in read(two, (4, 5, 6)).items():
         np.testing.assert_array_equal(batch["index"], rows[step]["index"])
