@@ -61,7 +61,7 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(config_values, batc
         jax.tree.map(np.testing.assert_array_equal, before[part], after[part])
     assert (after["step"], after["nan_steps"], after["nan_steps_in_row"]) == (3, 2, 2)
     _, healed, history = run(config, [broken, batch()])
-    # What the optimiser takes, which has not counted the step before: the first of two that warm up.
+    # What the optimiser takes; it has not counted the step before: the first of two that warm up.
     assert history[1]["lr/encoder"] == history[0]["lr/encoder"] == pytest.approx(5e-4)
     assert (healed["nan_steps"], healed["nan_steps_in_row"]) == (1, 0)
     assert np.isfinite(jax.tree.reduce(lambda s, x: s + np.abs(x).sum(), healed["params"], 0.0))
