@@ -60,8 +60,7 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(config_values, batc
     for part in ("params", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, before[part], after[part])
     assert (after["step"], after["nan_steps"], after["nan_steps_in_row"]) == (3, 2, 2)
-    _, healed, history = run(config, [broken, batch()])
-    assert history[1]["lr/encoder"] == pytest.approx(5e-4)  # of the first update of a warm-up of 2
+    _, healed, _ = run(config, [broken, batch()])
     assert (healed["nan_steps"], healed["nan_steps_in_row"]) == (1, 0)
     assert np.isfinite(jax.tree.reduce(lambda s, x: s + np.abs(x).sum(), healed["params"], 0.0))
 
