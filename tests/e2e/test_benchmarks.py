@@ -92,7 +92,10 @@ def test_a_small_ladder(tmp_path):
         low_to_high["steps"][0] > 3 * low_to_high["steps"][1]
     )  # cheap steps, for half the compute
     assert low_to_high["tflops"] == pytest.approx(high["tflops"], rel=0.1)
-    assert printed.count("| Ti |") == 2
+    score = "motion, linear"
+    ahead = low_to_high["scores"][score]["trained"] - high["scores"][score]["trained"]
+    assert printed.count("| Ti |") == 3
+    assert f" | {ahead:+.1%} | " in printed.split("*low to high minus high*")[1]
 
 
 def test_the_head_and_its_parts():
