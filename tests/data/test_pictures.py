@@ -8,6 +8,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from record_writer import RecordWriter
 
 from codecvit.__main__ import main
 from codecvit.codec.errors import MediaError
@@ -17,7 +18,7 @@ from codecvit.data.augment import AugmentConfig, flip_sequence
 from codecvit.data.pictures import crop_picture, stored_picture
 from codecvit.data.pipeline import iterate_once, make_loader
 from codecvit.data.record import PICTURE, Storage, encode_record
-from codecvit.data.records import RecordSet, RecordWriter
+from codecvit.data.records import RecordSet
 from codecvit.sequence import PatchSequence
 
 CROP = AugmentConfig(crop_area=(0.7, 1.0), crop_aspect=(0.8, 1.25))
