@@ -25,8 +25,9 @@ def run(root, tmp_path):
         ("nvidia-smi", 'for i in $(seq "${HAVE_GPUS:-0}"); do echo "GPU $i"; done'),
     ):
         path = programs / name
-        record = f'(printf "%s" "$CUDA_VISIBLE_DEVICES"; printf "\\t%s" {name} "$@"; echo)'
-        record = "" if name == "nvidia-smi" else f'{record} >> "{log}"'
+        # One write a line: several of them run at a time.
+        record = f'line=$(printf "%s" "$CUDA_VISIBLE_DEVICES"; printf "\\t%s" {name} "$@")'
+        record = "" if name == "nvidia-smi" else f'{record}; echo "$line" >> "{log}"'
         path.write_text(f"#!/usr/bin/env bash\n{record}\n{extra}\n")
         path.chmod(0o755)
 
