@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from pathlib import Path
 
@@ -12,8 +13,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 10
 
 
+@functools.cache
 def code_stamp() -> dict[str, str]:
-    """Version, git commit, hash of the source files, Python and packages of this process."""
+    """Version, git commit, hash of the source files, Python and packages of this process.
+
+    Looked up once: the files may change under a run, what it has imported does not.
+    """
     facts = code_facts()
     del facts["host"]
     return {"codecvit": __version__, "git": git_commit(_ROOT), **facts}
